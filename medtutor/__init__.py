@@ -1,0 +1,2 @@
+"""medtutor: the helper package of the book."""
+__version__ = "0.1.0"
