@@ -113,7 +113,7 @@ class Cohort:
 
     def save(self, path: str | Path) -> None:
         """Write an .npz without pickles; text columns become fixed-width unicode arrays."""
-        arrays = {f"{'meta' if key in self.meta else 'field'}:{key}": np.asarray(c) for key, c in self.columns().items()}
+        arrays = {f"{'meta' if k in self.meta else 'field'}:{k}": np.asarray(c) for k, c in self.columns().items()}
         for group in ("names", "units"):
             arrays |= {f"{group}:{key}": np.asarray(value) for key, value in getattr(self, group).items()}
         np.savez_compressed(path, **arrays)

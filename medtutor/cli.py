@@ -1,0 +1,153 @@
+"""The `medtutor` command."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medtutor import notebook
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Run, check and read the book.")
+Chapters = Annotated[list[str], typer.Argument(help="Chapter numbers such as 01, or 'all'.")]
+
+
+@app.command()
+def start(chapter: Annotated[str, typer.Argument(help="Chapter number or name.")] = "01") -> None:
+    """Open a chapter in JupyterLab."""
+    raise typer.Exit(subprocess.run([sys.executable, "-m", "jupyterlab", str(notebook.find(chapter))]).returncode)
+
+
+@app.command()
+def run(chapters: Chapters, profile: str = "cpu", seed: int = 0, data: str = "phantom",
+        parameter: Annotated[list[str] | None, typer.Option("-p", help="Further parameter as name=value.")] = None,
+        to: Annotated[Path, typer.Option(help="Folder of the executed copies.")] = Path("runs"),
+        save: Annotated[bool, typer.Option(help="Store the outputs in chapters/ (profile cpu).")] = False,
+        timeout: Annotated[int, typer.Option(help="Most seconds for one cell.")] = 900) -> None:
+    """Execute chapters with papermill; the executed copy is kept even when a cell fails."""
+    paths = notebook.chapters() if chapters == ["all"] else [notebook.find(chapter) for chapter in chapters]
+    if len(paths) > 1:
+        # One process a chapter: each measures its own memory, and one that dies takes no other with it.
+        options = ["--profile", profile, "--seed", str(seed), "--data", data, "--to", str(to), "--timeout", str(timeout)]
+        options += [word for pair in parameter or [] for word in ("-p", pair)] + ["--save"] * save
+        command = [sys.executable, "-m", "medtutor", "run"]
+        codes = [subprocess.run([*command, path.stem, *options]).returncode for path in paths]
+        raise typer.Exit(max(codes))
+    values = {"profile": profile, "seed": seed, "data": data} | _further(parameter or [])
+    _validate(paths[0], values)
+    from medtutor import execute
+
+    try:
+        executed = execute.run(paths[0], values, to, save=save, timeout=timeout)
+    except execute.ChapterFailed as error:
+        typer.echo(f"{paths[0].stem} failed: {error}. The executed copy is in {to}/.", err=True)
+        raise typer.Exit(error.status) from None
+    except KeyboardInterrupt:
+        typer.echo(f"{paths[0].stem} interrupted. The executed copy is in {to}/.", err=True)
+        raise typer.Exit(130) from None
+    facts = notebook.execution(notebook.read(executed))
+    typer.echo(f"{paths[0].stem}: {facts['seconds']} s, {facts['peak_memory_mb']} MB, executed copy {executed}")
+
+
+def _further(pairs: list[str]) -> dict[str, object]:
+    import yaml
+
+    if wrong := [pair for pair in pairs if "=" not in pair]:
+        raise ValueError(f"a parameter is written name=value, but got {wrong[0]!r}")
+    return {name: yaml.safe_load(value) for name, value in (pair.split("=", 1) for pair in pairs)}
+
+
+def _validate(path: Path, values: dict[str, object]) -> None:
+    """Raise ValueError with the nearest names for an unknown parameter, profile or dataset."""
+    from medtutor.data import catalogue
+    from medtutor.lab import PROFILES, nearest
+
+    known = notebook.parameters(notebook.read(path))
+    for name in values:
+        if name not in known:
+            raise ValueError(nearest("parameter", name, known))
+    if values["profile"] not in PROFILES:
+        raise ValueError(nearest("profile", values["profile"], PROFILES))
+    names = ["phantom", *catalogue()]
+    if values["data"] not in names:
+        raise ValueError(nearest("dataset", values["data"], names))
+
+
+@app.command()
+def check() -> None:
+    """Check every stored chapter: form, outputs, fingerprint, claims, budget."""
+    from medtutor.check import problems
+
+    count = 0
+    for path in notebook.chapters():
+        found = problems(path)
+        count += len(found)
+        typer.echo(f"{path.stem}: {'sound' if not found else ''}")
+        for problem in found:
+            typer.echo(f"  - {problem}")
+    raise typer.Exit(1 if count else 0)
+
+
+@app.command()
+def papers(planned: Annotated[bool, typer.Option(help="Only those without a chapter yet.")] = False) -> None:
+    """List all papers of the book with their chapter and status."""
+    for row in notebook.papers():
+        if not planned or row["status"] == "planned":
+            typer.echo(f"{row['chapter']}  {row['status']:8}{row['id']:32}{row['title']}")
+
+
+@app.command()
+def claims() -> None:
+    """List every claim with its verdict and numbers."""
+    from medtutor.claims import Claim
+
+    for path in notebook.chapters():
+        for row in notebook.claims(notebook.read(path)):
+            typer.echo(f"{path.stem[:2]} {row['paper']}: {Claim(**row).text()}")
+
+
+@app.command()
+def data(name: Annotated[str | None, typer.Argument(help="Dataset; all when left out.")] = None) -> None:
+    """List the public datasets: licence, size, whether they lie on this machine."""
+    from medtutor.data import available, catalogue, describe
+
+    for known in [name] if name else catalogue():
+        typer.echo(describe(known) if name else f"{known:16}{'here' if available(known) else 'not here':10}"
+                   f"{catalogue()[known].title}")
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine has, and what to do about what it lacks."""
+    import os
+    import platform
+
+    import torch
+
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    free = shutil.disk_usage(Path.cwd()).free / 1e9
+    lines = [
+        ("Python", platform.python_version(), sys.version_info >= (3, 11), "install Python 3.11 or newer"),
+        ("torch", f"{torch.__version__}, {torch.get_num_threads()} threads", True, ""),
+        ("GPU", torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none: profile gpu will not run",
+         True, ""),
+        ("disk", f"{free:.0f} GB free", free > 3, "free at least 3 GB"),
+        ("book", str(len(notebook.chapters())) + " chapters", True, ""),
+        ("Chromium", chromium or "none", bool(chromium), "install it to run the browser tests (optional)"),
+        ("MEDTUTOR_DATA", os.environ.get("MEDTUTOR_DATA", "not set: public data is looked for in the cache"), True, ""),
+    ]
+    for name, found, good, advice in lines:
+        typer.echo(f"{'ok ' if good else '-- '} {name:14}{found}{'' if good else f' ({advice})'}")
+
+
+def main() -> None:
+    """Entry point: an error that the user can mend is one sentence on stderr and exit status 2."""
+    try:
+        app()
+    except (ValueError, FileNotFoundError, RuntimeError) as error:
+        typer.echo(f"medtutor: {error}", err=True)
+        raise SystemExit(2) from None

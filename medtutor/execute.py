@@ -1,0 +1,130 @@
+"""Execute a chapter with papermill, and store what it measured."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import resource
+import signal
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from medtutor import notebook
+
+#: Packages whose versions decide what a chapter measures.
+VERSIONED = ("medtutor", "torch", "monai", "numpy", "scikit-image", "matplotlib")
+
+
+class ChapterFailed(Exception):
+    """A chapter stopped: the message names the cell; `status` is the exit status that says how."""
+
+    def __init__(self, message: str, status: int = 1):
+        super().__init__(message)
+        self.status = status
+
+
+def run(path: Path, parameters: dict[str, object], folder: Path, *, save: bool = False, timeout: int = 900) -> Path:
+    """Execute the chapter at `path` and return the executed copy in `folder`, which is kept whatever happens.
+
+    `parameters` override the cell tagged `parameters`; `timeout` is the most seconds one cell may take. With `save`
+    outputs and execution facts go back into `path`, atomically. Raises ChapterFailed with the cell's number when a
+    cell fails, takes too long or kills the kernel.
+    """
+    source = notebook.read(path)
+    changed = {name: value for name, value in parameters.items() if notebook.parameters(source).get(name) != value}
+    used = notebook.parameters(source) | changed
+    stored = {"profile": "cpu", "seed": 0, "data": "phantom"}
+    if save and any(used.get(name) != value for name, value in stored.items()):
+        raise ValueError("--save stores the outputs of profile cpu, seed 0, data phantom; run it without other values")
+    folder.mkdir(parents=True, exist_ok=True)
+    executed, start = folder / f"{path.stem}-{used['profile']}.ipynb", time.perf_counter()
+    with _quiet_environment(), _terminated_as_interrupt():
+        _papermill(path, executed, changed, timeout)
+    book = notebook.read(executed)
+    book.metadata["medtutor"] = used | {
+        "source_sha256": notebook.fingerprint(book), "seconds": round(time.perf_counter() - start, 1),
+        "peak_memory_mb": _peak_memory_mb(), "versions": _versions()}
+    notebook.write(book, executed)
+    if save:
+        _store(path, source, book)
+    return executed
+
+
+def _papermill(path: Path, executed: Path, parameters: dict, timeout: int) -> None:
+    import papermill
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+
+    try:
+        papermill.execute_notebook(str(path), str(executed), parameters=parameters, kernel_name="python3",
+                                   execution_timeout=timeout, progress_bar=True, cwd=str(notebook.book_root()))
+    except papermill.PapermillExecutionError as error:
+        raise ChapterFailed(f"cell {error.cell_index + 1} raised {error.ename}: {error.evalue}") from error
+    except CellTimeoutError as error:
+        raise ChapterFailed(f"{_first_unfinished(executed)} took more than {timeout} s") from error
+    except DeadKernelError as error:
+        raise ChapterFailed(f"the kernel died in {_first_unfinished(executed)}: out of memory, or the cell ended it",
+                            138) from error
+
+
+def _first_unfinished(executed: Path) -> str:
+    for number, cell in enumerate(notebook.read(executed).cells, start=1):
+        if cell.cell_type == "code" and cell.source and cell.execution_count is None:
+            return f"cell {number}"
+    return "the last cell"
+
+
+@contextlib.contextmanager
+def _quiet_environment():
+    """Kernels see no live front end (figures play precomputed frames), and no notice about TCP on their stderr."""
+    before = os.environ.get("MEDTUTOR_LIVE")
+    os.environ["MEDTUTOR_LIVE"] = "0"
+    try:
+        yield
+    finally:
+        os.environ.pop("MEDTUTOR_LIVE")
+        if before is not None:
+            os.environ["MEDTUTOR_LIVE"] = before
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupt():
+    """Let SIGTERM unwind like Ctrl-C, so that papermill shuts its kernel down before this process ends."""
+
+    def stop(number, frame):
+        raise ChapterFailed("stopped by SIGTERM", 143)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _peak_memory_mb() -> int:
+    """The largest resident size of any ended child of this process: the kernel, as one process runs one chapter."""
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return round(peak / (1024**2 if sys.platform == "darwin" else 1024))
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in VERSIONED:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def _store(path: Path, source, executed) -> None:
+    """Put outputs and execution facts into the notebook from which they came."""
+    if notebook.fingerprint(notebook.read(path)) != notebook.fingerprint(source):
+        raise ChapterFailed(f"{path.name} was edited while it ran, so its outputs are only in the executed copy")
+    outputs = {cell.id: cell for cell in executed.cells if cell.cell_type == "code"}
+    target = notebook.read(path)
+    for cell in target.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = outputs[cell.id].outputs, outputs[cell.id].execution_count
+    target.metadata["medtutor"] = executed.metadata["medtutor"]
+    notebook.write(target, path)
