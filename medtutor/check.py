@@ -10,7 +10,7 @@ from medtutor import notebook
 SECONDS, MEMORY_MB, FILE_MB = 360, 4096, 1.0
 DEFINE_LINES, OTHER_LINES = 40, 25
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:home|root|work|tmp|Users|opt)/[\w.-]+")
-GLUE_ROLE = re.compile(r"\{glue:\w*\}`([^`]+)`")
+GLUE_ROLE = re.compile(r"\{glue(?::\w*)?\}`([^`:]+)[^`]*`")
 
 
 def problems(path: Path) -> list[str]:
@@ -62,7 +62,7 @@ def _outputs(book) -> list[str]:
 
 def _execution(book) -> list[str]:
     facts = notebook.execution(book)
-    if not facts:
+    if not {"source_sha256", "profile", "seed", "data", "seconds", "peak_memory_mb"} <= facts.keys():
         return ["was never executed with --save"]
     found = []
     if facts["source_sha256"] != notebook.fingerprint(book):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -30,13 +31,15 @@ def run(chapters: Chapters, profile: str = "cpu", seed: int = 0, data: str = "ph
         timeout: Annotated[int, typer.Option(help="Most seconds for one cell.")] = 900) -> None:
     """Execute chapters with papermill; the executed copy is kept even when a cell fails."""
     paths = notebook.chapters() if chapters == ["all"] else [notebook.find(chapter) for chapter in chapters]
+    if not paths:
+        raise ValueError("the book has no chapter yet")
     if len(paths) > 1:
         # One process a chapter: each measures its own memory, and one that dies takes no other with it.
-        options = ["--profile", profile, "--seed", str(seed), "--data", data, "--to", str(to), "--timeout", str(timeout)]
-        options += [word for pair in parameter or [] for word in ("-p", pair)] + ["--save"] * save
+        options = ["--profile", profile, "--seed", str(seed), "--data", data, "--to", str(to)]
+        options += ["--timeout", str(timeout), *["--save"] * save]
+        options += [word for pair in parameter or [] for word in ("-p", pair)]
         command = [sys.executable, "-m", "medtutor", "run"]
-        codes = [subprocess.run([*command, path.stem, *options]).returncode for path in paths]
-        raise typer.Exit(max(codes))
+        raise typer.Exit(_one_by_one([[*command, path.stem, *options] for path in paths]))
     values = {"profile": profile, "seed": seed, "data": data} | _further(parameter or [])
     _validate(paths[0], values)
     from medtutor import execute
@@ -53,12 +56,47 @@ def run(chapters: Chapters, profile: str = "cpu", seed: int = 0, data: str = "ph
     typer.echo(f"{paths[0].stem}: {facts['seconds']} s, {facts['peak_memory_mb']} MB, executed copy {executed}")
 
 
+def _one_by_one(commands: list[list[str]]) -> int:
+    """Run the commands in turn and return the worst exit status. Ctrl-C and SIGTERM are handed to the running one,
+    which shuts its kernel down, and no other starts."""
+    child, stopped, worst = None, 0, 0
+
+    def stop(number, frame):
+        nonlocal stopped
+        stopped = number
+        if child:
+            child.send_signal(number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for command in commands:
+            if stopped:
+                break
+            # A session of its own: Ctrl-C in a terminal reaches it once, through us, and not twice.
+            child = subprocess.Popen(command, start_new_session=True)
+            if stopped:
+                child.send_signal(stopped)
+            code = child.wait()
+            worst = max(worst, code if code >= 0 else 128 - code)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return 128 + stopped if stopped else worst
+
+
 def _further(pairs: list[str]) -> dict[str, object]:
     import yaml
 
-    if wrong := [pair for pair in pairs if "=" not in pair]:
-        raise ValueError(f"a parameter is written name=value, but got {wrong[0]!r}")
-    return {name: yaml.safe_load(value) for name, value in (pair.split("=", 1) for pair in pairs)}
+    values = {}
+    for pair in pairs:
+        name, _, value = pair.partition("=")
+        try:
+            values[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            value = ""
+        if not value:
+            raise ValueError(f"a parameter is written name=value with a YAML value, but got {pair!r}")
+    return values
 
 
 def _validate(path: Path, values: dict[str, object]) -> None:
@@ -148,6 +186,6 @@ def main() -> None:
     """Entry point: an error that the user can mend is one sentence on stderr and exit status 2."""
     try:
         app()
-    except (ValueError, FileNotFoundError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         typer.echo(f"medtutor: {error}", err=True)
         raise SystemExit(2) from None

@@ -18,6 +18,10 @@ from medtutor import notebook
 VERSIONED = ("medtutor", "torch", "monai", "numpy", "scikit-image", "matplotlib")
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, as an exception that asyncio lets through: another one would end only the task that it meets."""
+
+
 class ChapterFailed(Exception):
     """A chapter stopped: the message names the cell; `status` is the exit status that says how."""
 
@@ -37,11 +41,11 @@ def run(path: Path, parameters: dict[str, object], folder: Path, *, save: bool =
     changed = {name: value for name, value in parameters.items() if notebook.parameters(source).get(name) != value}
     used = notebook.parameters(source) | changed
     stored = {"profile": "cpu", "seed": 0, "data": "phantom"}
-    if save and any(used.get(name) != value for name, value in stored.items()):
+    if save and (changed or any(used.get(name) != value for name, value in stored.items())):
         raise ValueError("--save stores the outputs of profile cpu, seed 0, data phantom; run it without other values")
     folder.mkdir(parents=True, exist_ok=True)
     executed, start = folder / f"{path.stem}-{used['profile']}.ipynb", time.perf_counter()
-    with _quiet_environment(), _terminated_as_interrupt():
+    with _kernel_environment(), _terminated_as_interrupt():
         _papermill(path, executed, changed, timeout)
     book = notebook.read(executed)
     book.metadata["medtutor"] = used | {
@@ -61,32 +65,31 @@ def _papermill(path: Path, executed: Path, parameters: dict, timeout: int) -> No
         papermill.execute_notebook(str(path), str(executed), parameters=parameters, kernel_name="python3",
                                    execution_timeout=timeout, progress_bar=True, cwd=str(notebook.book_root()))
     except papermill.PapermillExecutionError as error:
-        raise ChapterFailed(f"cell {error.cell_index + 1} raised {error.ename}: {error.evalue}") from error
+        raise ChapterFailed(f"{_last_started(executed)} raised {error.ename}: {error.evalue}") from error
     except CellTimeoutError as error:
-        raise ChapterFailed(f"{_first_unfinished(executed)} took more than {timeout} s") from error
+        raise ChapterFailed(f"{_last_started(executed)} took more than {timeout} s") from error
     except DeadKernelError as error:
-        raise ChapterFailed(f"the kernel died in {_first_unfinished(executed)}: out of memory, or the cell ended it",
+        raise ChapterFailed(f"the kernel died in {_last_started(executed)}: out of memory, or the cell ended it",
                             138) from error
 
 
-def _first_unfinished(executed: Path) -> str:
-    for number, cell in enumerate(notebook.read(executed).cells, start=1):
-        if cell.cell_type == "code" and cell.source and cell.execution_count is None:
-            return f"cell {number}"
-    return "the last cell"
+def _last_started(executed: Path) -> str:
+    """The cell at which the run ended, counted as in the chapter: without the cells that papermill inserts."""
+    inserted = {"injected-parameters", "papermill-error-cell-tag"}
+    cells = [cell for cell in notebook.read(executed).cells if not inserted & set(notebook.tags(cell))]
+    return f"cell {sum(bool(cell.metadata.papermill.start_time) for cell in cells)}"
 
 
 @contextlib.contextmanager
-def _quiet_environment():
-    """Kernels see no live front end (figures play precomputed frames), and no notice about TCP on their stderr."""
-    before = os.environ.get("MEDTUTOR_LIVE")
+def _kernel_environment():
+    """Kernels see no live front end (figures play precomputed frames), and no profile but that of the parameters."""
+    before = {name: os.environ.pop(name, None) for name in ("MEDTUTOR_LIVE", "MEDTUTOR_PROFILE")}
     os.environ["MEDTUTOR_LIVE"] = "0"
     try:
         yield
     finally:
-        os.environ.pop("MEDTUTOR_LIVE")
-        if before is not None:
-            os.environ["MEDTUTOR_LIVE"] = before
+        del os.environ["MEDTUTOR_LIVE"]
+        os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
 @contextlib.contextmanager
@@ -94,11 +97,14 @@ def _terminated_as_interrupt():
     """Let SIGTERM unwind like Ctrl-C, so that papermill shuts its kernel down before this process ends."""
 
     def stop(number, frame):
-        raise ChapterFailed("stopped by SIGTERM", 143)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not break the shutdown off
+        raise _Terminated
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
+    except _Terminated:
+        raise ChapterFailed("stopped by SIGTERM", 143) from None
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -121,10 +127,9 @@ def _store(path: Path, source, executed) -> None:
     """Put outputs and execution facts into the notebook from which they came."""
     if notebook.fingerprint(notebook.read(path)) != notebook.fingerprint(source):
         raise ChapterFailed(f"{path.name} was edited while it ran, so its outputs are only in the executed copy")
-    outputs = {cell.id: cell for cell in executed.cells if cell.cell_type == "code"}
     target = notebook.read(path)
-    for cell in target.cells:
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = outputs[cell.id].outputs, outputs[cell.id].execution_count
+    cells, results = ([cell for cell in book.cells if cell.cell_type == "code"] for book in (target, executed))
+    for cell, result in zip(cells, results, strict=True):
+        cell.outputs, cell.execution_count = result.outputs, result.execution_count
     target.metadata["medtutor"] = executed.metadata["medtutor"]
     notebook.write(target, path)

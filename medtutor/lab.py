@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import random
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
@@ -25,6 +26,24 @@ def nearest(kind: str, wanted: str, known) -> str:
     return f"there is no {kind} {wanted!r}; try {', '.join(near)}"
 
 
+@dataclass(frozen=True)
+class Trials:
+    """One method trained once a seed: `scores` maps a metric to its table (seeds, cases)."""
+
+    scores: dict[str, np.ndarray]
+    fits: list[train.Fit]
+
+    @property
+    def model(self):
+        """The model of the first seed, for figures."""
+        return self.fits[0].model
+
+    def row(self, metric: str) -> dict[str, object]:
+        """The method's cells for `Lab.table`: mean score with interval, parameters, mean seconds of a training."""
+        return {metric: stats.interval(self.scores[metric]), "parameters": self.fits[0].parameters,
+                "seconds": float(np.mean([fit.seconds for fit in self.fits]))}
+
+
 class Lab:
     """The bench on which a chapter works.
 
@@ -35,7 +54,7 @@ class Lab:
 
     def __init__(self, chapter: str, profile: str = "cpu", seed: int = 0, data: str = "phantom"):
         self.chapter, self.seed, self.data = chapter, seed, data
-        self.profile = os.environ.get("MEDTUTOR_PROFILE", profile)
+        self.profile = os.environ.get("MEDTUTOR_PROFILE") or profile
         if self.profile not in PROFILES:
             raise ValueError(nearest("profile", self.profile, PROFILES))
         if self.profile == "gpu" and not torch.cuda.is_available():
@@ -60,6 +79,19 @@ class Lab:
         path = Path("runs", "checkpoints", f"{self.chapter}-{self.profile}-{checkpoint}.pt") if checkpoint else None
         return train.fit(model, cohort, loss, accelerator=self.accelerator, epochs=epochs, checkpoint=path,
                          progress=os.environ.get("MEDTUTOR_LIVE") != "0", **options)
+
+    def trials(self, build, cohort: Cohort, loss, score, *, epochs: int, **options) -> Trials:
+        """Train one method once for each of `seeds` and score it.
+
+        `build(seed)` returns a fresh model; the random state is set to `seed` before, so that two methods start from
+        the same one. `score(model)` maps names of metrics to one score a case, (N,). Options as in `fit`.
+        """
+        tables, fits = [], []
+        for seed in self.seeds:
+            torch.manual_seed(seed)
+            fits.append(self.fit(build(seed), cohort, loss, epochs=epochs, seed=seed, **options))
+            tables.append({name: np.asarray(value, dtype=float) for name, value in score(fits[-1].model).items()})
+        return Trials({name: np.stack([table[name] for table in tables]) for name in tables[0]}, fits)
 
     def predict(self, model, cohort: Cohort, forward=None, *, batch: int = 64):
         """Outputs of `model` for every case, on the CPU: see `medtutor.train.predict`."""
@@ -134,7 +166,8 @@ class Lab:
         def text(value) -> str:
             if isinstance(value, tuple):
                 return f"{show(value[0])} [{show(value[1])}, {show(value[2])}]"
-            return f"{value:.1f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+            form = ".1f" if isinstance(value, float) else "," if isinstance(value, int) else ""
+            return format(value, form)
 
         head = "".join(f'<th scope="col">{escape(name)}</th>' for name in rows[0])
         body = "".join("<tr>" + "".join(f"<td>{escape(text(value))}</td>" for value in row.values()) + "</tr>"

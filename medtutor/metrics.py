@@ -58,8 +58,8 @@ def hd95(pred: Tensor, mask: Tensor, classes: int, spacing: float | list[float] 
 
     a, b, absent = _pair(pred, mask, classes)
     with warnings.catch_warnings():
-        # MONAI warns of each empty class; the docstring says what such a class gives.
-        warnings.filterwarnings("ignore", message=".*(all 0|may result in nan/inf).*")
+        # MONAI warns of each empty class, which the docstring covers, and of an argument that it sets itself.
+        warnings.filterwarnings("ignore", message=".*(all 0|may result in nan/inf|always_return_as_numpy).*")
         distance = compute_hausdorff_distance(a, b, include_background=False, percentile=95, spacing=spacing)
     one_sided = (a.flatten(2).any(-1) ^ b.flatten(2).any(-1))[:, 1:]
     return _blank(distance.float().masked_fill(one_sided, float("inf")), absent)
@@ -84,7 +84,7 @@ def auc_by_case(score: Tensor, label: Tensor) -> Tensor:
         other = (sign * score[~own]).sort().values
         mine = sign * score[own]
         below = torch.searchsorted(other, mine, right=False) + torch.searchsorted(other, mine, right=True)
-        placement[own] = below / (2 * len(other))
+        placement[own] = below.double() / (2 * len(other))
     return placement
 
 

@@ -49,7 +49,7 @@ def find(chapter: str) -> Path:
         if wanted in (stem, stem[:2], stem[:2].lstrip("0"), stem[3:]):
             return path
     near = difflib.get_close_matches(wanted, paths, n=3, cutoff=0.3) or list(paths)
-    raise ValueError(f"there is no chapter {chapter!r}; try {', '.join(near[:5])}")
+    raise ValueError(f"there is no chapter {chapter!r}; try {', '.join(near[:5]) or 'again when one is written'}")
 
 
 def read(path: str | Path) -> nbformat.NotebookNode:
@@ -86,7 +86,7 @@ def parameters(book) -> dict[str, object]:
     if len(cells) != 1:
         raise ValueError(f"a chapter needs exactly one cell tagged 'parameters', but this one has {len(cells)}")
     scope: dict[str, object] = {}
-    exec(cells[0].source, {}, scope)
+    exec(compile(cells[0].source, "parameters", "exec", dont_inherit=True), {}, scope)
     return scope
 
 
@@ -130,7 +130,8 @@ def _definitions(path: Path) -> SimpleNamespace:
     book, scope = read(path), {"__name__": f"chapter_{path.stem[:2]}"}
     for number, cell in enumerate(book.cells):
         if cell.cell_type == "code" and {"imports", "define"} & set(tags(cell)):
-            exec(compile(cell.source, f"{path.name}[cell {number}]", "exec"), scope)
+            # Without dont_inherit the cell would get this module's `annotations` future, which breaks dataclasses.
+            exec(compile(cell.source, f"{path.name}[cell {number}]", "exec", dont_inherit=True), scope)
     return SimpleNamespace(**scope)
 
 

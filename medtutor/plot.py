@@ -84,8 +84,9 @@ def images(rows: Sequence, titles: Sequence[str] | None = None, masks: Sequence 
            height: float | None = None, alt: str | None = None) -> Figure | None:
     """A grid of pictures, such as input, intermediate and result, with masks drawn over them.
 
-    `rows` is one row of pictures or a list of rows; `masks` has the same nesting, `None` where there is no mask.
-    A picture is (H, W), (C, H, W) or (H, W, 3) with C = 1 or 3; a mask is class indices (H, W) with 0 as background,
+    `rows` is one row of pictures (a list, or a stack such as (N, C, H, W)) or a list of such lists; `masks` is nested
+    like it, with `None` where there is no mask. A picture is (H, W), (1, H, W), (3, H, W) or (H, W, 3), colour in
+    0..1 or 0..255 (uint8); a mask is class indices (H, W) with 0 as background,
     or layers (K, H, W) that may overlap. `titles` head the columns, `labels` the rows, and `names` are the classes,
     one for each foreground class, for the legend. Grey pictures of one column share `window`, by default their range.
     `fill` overlays a mask; otherwise its contour is drawn. `height` is inches a row. Shows with `alt`, else returns.
@@ -95,14 +96,15 @@ def images(rows: Sequence, titles: Sequence[str] | None = None, masks: Sequence 
 
     grid = [[_picture(p) for p in row] for row in _nested(rows)]
     columns = max(map(len, grid))
-    overlay = [list(row) for row in _nested(masks)] if masks is not None else [[None] * len(row) for row in grid]
+    overlay = _nested(masks) if masks is not None else [[None] * len(row) for row in grid]
     if [len(r) for r in overlay] != [len(r) for r in grid]:
         raise ValueError(f"masks must be nested like rows, but got {[len(r) for r in overlay]} masks "
                          f"for {[len(r) for r in grid]} pictures in the rows")
     style()
     ratio = grid[0][0].shape[0] / grid[0][0].shape[1]
     height = height or min(WIDTH / columns * ratio, 2.6)
-    fig = Figure(figsize=(min(WIDTH, height / ratio * columns + 0.3 * bool(labels)), height * len(grid) + 0.5))
+    width = min(WIDTH, height / ratio * columns + 0.3 * bool(labels))
+    fig = Figure(figsize=(width, height * len(grid) + 0.3 * bool(titles) + 0.35 * bool(names)))
     axes = fig.subplots(len(grid), columns, squeeze=False)
     for column in range(columns):
         own = window or _range([row[column] for row in grid if column < len(row) and row[column].ndim == 2])
@@ -128,6 +130,8 @@ PALETTE_ON_GREY = (ORANGE, SKY, GREEN, YELLOW, VERMILION, PINK, BLUE, "#FFFFFF")
 
 def draw_mask(ax, mask, fill: bool = False) -> None:
     """Draw class indices (H, W), or layers (K, H, W), over the picture in `ax`, one colour a class."""
+    from matplotlib.colors import to_rgb
+
     if mask is None:
         return
     mask = _numpy(mask)
@@ -137,7 +141,7 @@ def draw_mask(ax, mask, fill: bool = False) -> None:
         if not layer.any():
             continue
         if fill:
-            ax.contourf(np.pad(layer, 1)[1:-1, 1:-1], levels=[0.5, 1.5], colors=[colour], alpha=0.45)
+            ax.imshow(np.stack([layer * v for v in (*to_rgb(colour), 0.45)], -1))
         else:
             # The frame of zeros closes the contour of a structure that touches the border.
             x, y = np.arange(-1, layer.shape[1] + 1), np.arange(-1, layer.shape[0] + 1)
@@ -207,13 +211,8 @@ def _numpy(array) -> np.ndarray:
 
 
 def _nested(rows) -> list:
-    """`rows` as a list of rows; one row of pictures becomes a list with one row."""
-    first = rows[0]
-    single = (hasattr(first, "ndim") and first.ndim < 4 and not (first.ndim == 3 and hasattr(rows, "ndim")
-                                                                 and rows.ndim == 4 and rows.shape[1] not in (1, 3)))
-    if first is None or single:
-        return [rows]
-    return list(rows)
+    """`rows` as a list of rows: lists and tuples nest, arrays are pictures or stacks of pictures."""
+    return [list(row) for row in rows] if isinstance(rows[0], (list, tuple)) else [list(rows)]
 
 
 def _picture(array) -> np.ndarray:

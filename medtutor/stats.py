@@ -39,13 +39,16 @@ def paired(idea, baseline, *, confidence: float = 0.95, resamples: int = 2000, s
     rescaled to the crossed analysis of variance and to Student's t with Satterthwaite's degrees of freedom
     (`_standard_error`). NaN scores (an organ absent from a case) drop that case on both sides.
 
-    Raises ValueError if the tables differ in shape, are not two-dimensional, or hold fewer than two usable cases and
-    fewer than two seeds.
+    Raises ValueError if the tables differ in shape, are not two-dimensional, hold an infinite score, or hold fewer
+    than two usable cases and fewer than two seeds.
     """
     idea, baseline = np.asarray(idea, dtype=float), np.asarray(baseline, dtype=float)
     if idea.ndim != 2 or idea.shape != baseline.shape:
         raise ValueError(f"scores must be two tables (seeds, cases) of one shape, got {idea.shape}, {baseline.shape}")
-    usable = np.isfinite(idea).all(0) & np.isfinite(baseline).all(0)
+    if np.isinf(idea).any() or np.isinf(baseline).any():
+        # Dropping it would forgive the failure that it stands for, such as a Hausdorff distance to an empty mask.
+        raise ValueError("a score is infinite; give a failed case the worst finite score, such as the image diagonal")
+    usable = ~(np.isnan(idea).any(0) | np.isnan(baseline).any(0))
     idea, baseline = idea[:, usable], baseline[:, usable]
     difference = idea - baseline
     if difference.size < 2:

@@ -39,7 +39,8 @@ def fit(model: nn.Module, cohort: Cohort, loss: Callable[[nn.Module, Cohort], Te
     model = model.to(accelerator.device, memory_format=torch.channels_last)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=lr)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=epochs * steps)
+    # A cycle of one step would consist of its end, where the rate is zero.
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=max(2, epochs * steps))
     recipe = f"{type(model).__name__} {count(model)} {len(cohort)} {epochs} {batch} {lr} {seed}"
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
     losses, spent = _resume(checkpoint, recipe, parts)
@@ -56,12 +57,14 @@ def fit(model: nn.Module, cohort: Cohort, loss: Callable[[nn.Module, Cohort], Te
             cases = channels_last(data[share if len(share) else chosen[:1]])
             with accelerator.autocast():
                 value = loss(wrapped, augment(cases, generator) if augment else cases)
+            # Processes average their gradients: weighted by its cases, a share counts as it does in one process.
+            value = value * (len(share) * accelerator.num_processes / len(chosen))
             optimizer.zero_grad()
             accelerator.backward(value)
             optimizer.step()
             schedule.step()
             total += float(value.detach()) * len(chosen) / len(data)
-        losses.append(total)
+        losses.append(float(accelerator.reduce(torch.tensor(total, device=accelerator.device), "mean")))
         if checkpoint and accelerator.is_main_process:
             _save(checkpoint, recipe, parts, losses, spent + time.perf_counter() - start)
     accelerator.wait_for_everyone()
@@ -73,9 +76,9 @@ def fit(model: nn.Module, cohort: Cohort, loss: Callable[[nn.Module, Cohort], Te
 @torch.no_grad()
 def predict(model: nn.Module, cohort: Cohort, forward: Callable[[nn.Module, Cohort], Tensor] | None = None, *,
             device="cpu", batch: int = 64) -> Tensor:
-    """Outputs for every case on the CPU, computed in evaluation mode; `forward(model, batch)` defaults to
-    `model(batch.image)`, or `model(batch.volume)` for a cohort without images."""
-    model.eval()
+    """Outputs for every case on the CPU, computed on `device` in evaluation mode; `forward(model, batch)` is
+    `model(batch.image)` by default, or `model(batch.volume)` for a cohort without images."""
+    model.to(device).eval()
     forward = forward or (lambda net, cases: net(cases.image if cases.image is not None else cases.volume))
     parts = torch.arange(len(cohort)).split(batch)
     return torch.cat([forward(model, channels_last(cohort[part].to(device))).float().cpu() for part in parts])
@@ -114,7 +117,7 @@ def _resume(path: Path | None, recipe: str, parts: dict) -> tuple[list[float], f
         state = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # torch raises many types for a damaged file
         raise ValueError(f"{path} is not a readable checkpoint; delete it to train from the start") from error
-    if state["recipe"] != recipe:
+    if not isinstance(state, dict) or state.get("recipe") != recipe:
         return [], 0.0
     for name, part in parts.items():
         part.load_state_dict(state[name])

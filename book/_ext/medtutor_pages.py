@@ -1,0 +1,255 @@
+"""Directives for the pages around the chapters: paper index, claims ledger, executions, datasets, patient gallery.
+
+All of them read executed notebooks, book/papers.yml, the dataset catalogue and the phantom when the site is built;
+nothing is kept beside these. Tables are plain HTML with captions and scopes, in a box that scrolls on a narrow screen.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from html import escape
+from pathlib import Path
+
+import yaml
+from docutils import nodes
+from myst_nb.core import render
+from sphinx.util.docutils import SphinxDirective
+
+from medtutor import notebook
+from medtutor.claims import MIME as CLAIM_MIME
+from medtutor.claims import VERDICTS, Claim
+
+EXPERIMENTS, FACTS = VERDICTS[:3], VERDICTS[3:5]
+MEANING = {
+    "holds": "the interval of the difference excludes zero on the claimed side",
+    "not shown": "the interval contains zero: this experiment cannot tell",
+    "reversed": "the interval excludes zero on the other side",
+    "matches": "our number agrees with the published one within the stated tolerance",
+    "differs": "it does not, and the chapter says why",
+    "not evaluated": "recorded without an experiment",
+}
+
+
+class Page(SphinxDirective):
+    """A directive that reads the book's own data; its page is read again at every build."""
+
+    def run(self) -> list[nodes.Node]:
+        self.env.note_reread()
+        return self.content_nodes()
+
+    def source(self) -> Path:
+        return Path(self.env.srcdir)
+
+    def rows(self, name: str) -> list[dict]:
+        return yaml.safe_load((self.source() / "book" / name).read_text(encoding="utf-8"))
+
+    def notebooks(self) -> dict[str, notebook.nbformat.NotebookNode]:
+        """Chapter stem to notebook, for the chapters that are in the table of contents."""
+        paths = sorted((self.source() / "chapters").glob("[0-9][0-9]-*.ipynb"))
+        return {path.stem: notebook.read(path) for path in paths if f"chapters/{path.stem}" in self.env.found_docs}
+
+    def href(self, page: str, anchor: str = "") -> str:
+        uri = self.env.app.builder.get_relative_uri(self.env.docname, page)
+        return f"{uri}#{anchor}" if anchor else uri
+
+    def section(self, title: str, identity: str, body: str) -> nodes.section:
+        section = nodes.section(ids=[identity], names=[identity])
+        section += [nodes.title(text=title), html(body)]
+        return section
+
+
+def html(text: str) -> nodes.raw:
+    return nodes.raw(text=text, format="html")
+
+
+def table(caption: str, head: list[str], rows: list[list[str]], kind: str = "") -> str:
+    """An HTML table; the first cell of a row is its header. Cells are HTML already, caption and head are text."""
+    columns = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
+    body = "".join(
+        f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{cell}</td>" for cell in rest) + "</tr>"
+        for first, *rest in rows
+    )
+    return (
+        f'<div class="table-scroll" tabindex="0" role="region" aria-label="{escape(caption)}">'
+        f'<table class="measured {kind}"><caption>{escape(caption)}</caption>'
+        f"<thead><tr>{columns}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def link(href: str, text: str) -> str:
+    return f'<a href="{escape(href)}">{escape(text)}</a>'
+
+
+def badge(verdict: str) -> str:
+    return f'<span class="verdict verdict-{verdict.replace(" ", "-")}">{escape(verdict)}</span>'
+
+
+def labels(book) -> set[str]:
+    """The section labels, `(label)=`, of a notebook."""
+    lines = (line.strip() for cell in book.cells if cell.cell_type == "markdown" for line in cell.source.splitlines())
+    return {line[1:-2] for line in lines if line.startswith("(") and line.endswith(")=")}
+
+
+class PapersIndex(Page):
+    """All papers by part and chapter, each linked to the section that teaches it or marked as planned."""
+
+    def content_nodes(self):
+        written = {label: stem for stem, book in self.notebooks().items() for label in labels(book)}
+        papers, chapters = {row["n"]: row for row in self.rows("papers.yml")}, self.rows("chapters.yml")
+        done = sum(row["id"] in written for row in papers.values())
+        sections = [nodes.paragraph(text=f"{done} of {len(papers)} papers have their section so far; the others are "
+                                         "planned.")]
+        for number, part in enumerate(dict.fromkeys(chapter["part"] for chapter in chapters), start=1):
+            tables = [
+                table(f"{c['number']}  {c['title']}", ["Paper", "Section", "Sources"],
+                      [self.row(papers[n], written) for n in c["papers"]], "papers")
+                for c in chapters if c["part"] == part
+            ]
+            sections.append(self.section(part, f"papers-part-{number}", "".join(tables)))
+        return sections
+
+    def row(self, paper: dict, written: dict[str, str]) -> list[str]:
+        about = f"{escape(paper['authors'])}, {paper['year']}. {escape(paper['venue'])}."
+        title = f'<span class="title">{escape(paper["title"])}</span><br><span class="about">{about}</span>'
+        sources = []
+        if paper["arxiv"]:
+            sources.append(link(f"https://arxiv.org/abs/{paper['arxiv']}", f"arXiv {paper['arxiv']}"))
+        if paper["code"]:
+            note = f" ({escape(paper['code_note'])})" if paper.get("code_note") else ""
+            sources.append(link(f"https://github.com/{paper['code']}", paper["code"].split("/")[1]) + note)
+        stem = written.get(paper["id"])
+        where = link(self.href(f"chapters/{stem}", paper["id"]), f"{paper['id']}") if stem else badge("planned")
+        return [title, where, "<br>".join(sources) or "none known"]
+
+
+class ClaimsLedger(Page):
+    """Every claim with its verdict, by chapter; a claim that failed stands where it would stand had it held."""
+
+    def content_nodes(self):
+        titles = {f"{row['number']}-{row['slug']}": row["title"] for row in self.rows("chapters.yml")}
+        books = {stem: notebook.claims(book) for stem, book in self.notebooks().items()}
+        counts = Counter(claim["verdict"] for claims in books.values() for claim in claims)
+        shown = [verdict for verdict in VERDICTS if counts[verdict] or verdict != "not evaluated"]
+        summary = table("All claims by verdict", ["Verdict", "Claims", "What it means"],
+                        [[badge(verdict), str(counts[verdict]), MEANING[verdict]] for verdict in shown], "summary")
+        sections = [html(summary)]
+        for stem, claims in books.items():
+            body = ""
+            for caption, verdicts in (("Experiments", (*EXPERIMENTS, "not evaluated")), ("Facts", FACTS)):
+                rows = [self.row(stem, claim) for claim in claims if claim["verdict"] in verdicts]
+                if rows:
+                    body += table(f"{caption}, chapter {stem[:2]}", ["Claim", "Verdict", "Published", "Measured here"],
+                                  rows, "ledger")
+            title = f"{stem[:2]}  {titles.get(stem, stem)}"
+            sections.append(self.section(title, f"claims-{stem}", body or "<p>No claim recorded yet.</p>"))
+        return sections
+
+    def row(self, stem: str, claim: dict) -> list[str]:
+        measured = f"{escape(claim['metric'])}: {escape(Claim(**claim).numbers())}"
+        paper = link(self.href(f"chapters/{stem}", claim["paper"]), claim["paper"])
+        statement = f"{escape(claim['statement'])}<br>{paper}"
+        return [statement, badge(claim["verdict"]), escape(claim["published"]), measured]
+
+
+def minutes(facts: dict) -> str:
+    return f"{facts['seconds'] / 60:.1f} min" if facts["seconds"] >= 60 else f"{facts['seconds']:.0f} s"
+
+
+class Executions(Page):
+    """What the stored execution of each chapter took, and whether it belongs to the code shown."""
+
+    def content_nodes(self):
+        rows, versions = [], []
+        for stem, book in self.notebooks().items():
+            facts = notebook.execution(book)
+            if not facts:
+                rows.append([link(self.href(f"chapters/{stem}"), stem), badge("planned"), *["not executed yet"] * 4])
+                continue
+            current = facts["source_sha256"] == notebook.fingerprint(book)
+            rows.append([
+                link(self.href(f"chapters/{stem}"), stem), escape(facts["profile"]), minutes(facts),
+                f"{facts['peak_memory_mb']:,} MB", f"{escape(str(facts['data']))}, seed {facts['seed']}",
+                f"<code>{escape(facts['source_sha256'][:12])}</code> {'current' if current else 'of an older source'}",
+            ])
+            versions.append([escape(stem), escape(", ".join(f"{k} {v}" for k, v in facts["versions"].items()))])
+        head = ["Chapter", "Profile", "Time", "Peak memory", "Data", "Source fingerprint"]
+        return [html(table("Stored executions", head, rows)
+                     + (table("Versions they ran with", ["Chapter", "Versions"], versions) if versions else ""))]
+
+
+class ChapterFacts(Page):
+    """One line at the top of a chapter: measured time and memory, and what it needs to download."""
+
+    required_arguments = 1
+
+    def content_nodes(self):
+        number = self.arguments[0].zfill(2)
+        facts = next((notebook.execution(b) for stem, b in self.notebooks().items() if stem[:2] == number), {})
+        if not facts:
+            return [nodes.paragraph(text="Not executed yet.", classes=["chapter-facts"])]
+        size = facts.get("download_mb", 0)
+        need = f"downloads {size:,.0f} MB" if size else "no download"
+        text = f"{minutes(facts)}, {facts['peak_memory_mb']:,} MB of memory, {need}"
+        return [html(f'<p class="chapter-facts"><strong>Measured (profile {escape(facts["profile"])}):</strong> '
+                     f"{escape(text)}.</p>")]
+
+
+class DatasetCatalogue(Page):
+    """The public datasets, from the package's catalogue."""
+
+    def content_nodes(self):
+        from medtutor.data import catalogue
+
+        rows = []
+        for entry in catalogue().values():
+            licence = link(entry.licence_url, entry.licence)
+            rows.append([
+                f"{escape(entry.title)}<br><code>{escape(entry.name)}</code>",
+                f"{escape(entry.task)}; {escape(entry.modality)}; {entry.cases:,} cases, {entry.megabytes:,.1f} MB",
+                licence + ("<br>no commercial use" if entry.non_commercial else ""),
+                f"{escape(entry.citation)}<br>{link(entry.original, 'original')}, {link(entry.source, 'this copy')}",
+            ])
+        return [html(table("Public datasets", ["Dataset", "Holds", "Licence", "Please cite"], rows, "datasets"))]
+
+
+class PatientGallery(Page):
+    """Contact sheets of the digital patient, drawn anew at every build."""
+
+    def content_nodes(self):
+        return [nodes.paragraph(text="(gallery)")]
+
+
+class Outputs:
+    """myst-nb renderer plugin for what the chapters display.
+
+    A figure gets the alt text in the metadata of its output. The data of a claim renders as nothing: the HTML of the
+    same output shows it.
+    """
+
+    mime_priority_overrides = ()
+
+    @staticmethod
+    def handle_mime(renderer, data, inline):
+        """Nodes for images with alt text and for claims; None leaves an output to myst-nb."""
+        if data.mime_type == CLAIM_MIME:
+            return []
+        alt = data.output_metadata.get(data.mime_type, {}).get("alt")
+        if not (data.mime_type.startswith("image/") and alt):
+            return None
+        images = renderer.render_image_inline(data) if inline else renderer.render_image(data)
+        for image in images:
+            image["alt"] = alt
+        return images
+
+
+def setup(app) -> dict:
+    # myst-nb finds plugins among the entry points of installed packages; this one belongs to the book alone.
+    plugins = [*render.load_mime_renders(), Outputs]
+    render.load_mime_renders = lambda: plugins
+    app.add_directive("papers-index", PapersIndex)
+    app.add_directive("claims-ledger", ClaimsLedger)
+    app.add_directive("executions", Executions)
+    app.add_directive("chapter-facts", ChapterFacts)
+    app.add_directive("dataset-catalogue", DatasetCatalogue)
+    app.add_directive("patient-gallery", PatientGallery)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

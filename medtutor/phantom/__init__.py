@@ -1,0 +1,19 @@
+"""The digital patient: procedural cohorts whose anatomy, findings and masks are known exactly.
+
+`body` is the engine, `texture` the randomness and the detectors; each modality has `cohort(n, size, seed, ...)`.
+Submodules load on first use, so that importing this package costs nothing.
+"""
+
+from importlib import import_module
+
+_SUBMODULES = ("abdomen", "body", "gallery", "shape", "texture", "thorax", "wound")
+
+
+def __getattr__(name: str):
+    if name in _SUBMODULES:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"medtutor.phantom has no {name!r}; it has {', '.join(_SUBMODULES)}")
+
+
+def __dir__():
+    return [*globals(), *_SUBMODULES]

@@ -1,0 +1,87 @@
+"""Convex solids for the digital patient, N at a time: ellipsoids, cylinders, half-spaces, curved tubes. Lengths in mm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+FAR = 1e6  # mm; larger than any body
+
+
+@dataclass(frozen=True)
+class Shape:
+    """N convex solids: the points p with (p - centre)^T form (p - centre) <= 1 for every one of Q quadrics and
+    normal . p <= offset for every one of H half-spaces. `a & b` is the intersection.
+
+    Shapes (float64): form (N, Q, 3, 3), centre (N, Q, 3), normal (N, H, 3), offset (N, H); the bounding sphere is
+    middle (N, 3), reach (N,).
+    """
+
+    form: Tensor
+    centre: Tensor
+    normal: Tensor
+    offset: Tensor
+    middle: Tensor
+    reach: Tensor
+
+    def __and__(self, other: Shape) -> Shape:
+        both = [torch.cat([getattr(self, k), getattr(other, k)], 1) for k in ("form", "centre", "normal", "offset")]
+        inner = self.reach <= other.reach
+        return Shape(*both, torch.where(inner[:, None], self.middle, other.middle),
+                     torch.minimum(self.reach, other.reach))
+
+
+def ellipsoid(centre: Tensor, radii: Tensor, turn: Tensor | None = None) -> Shape:
+    """Ellipsoids at `centre` (N, 3) with semi-axes `radii` (N, 3) along the columns of the rotation `turn` (N, 3, 3).
+    An infinite semi-axis makes an endless elliptical cylinder."""
+    centre, radii = torch.broadcast_tensors(centre.double(), radii.double())
+    form = torch.diag_embed(radii**-2)
+    if turn is not None:
+        turn = turn.double()
+        form = turn @ form @ turn.transpose(-1, -2)
+    none = centre.new_zeros(len(centre), 0)
+    return Shape(form[:, None], centre[:, None], none[..., None].expand(-1, 0, 3), none, centre,
+                 radii.amax(-1).clamp(max=FAR))
+
+
+def half_space(normal: Tensor, point: Tensor) -> Shape:
+    """The side of the plane through `point` (N, 3) or (3,) from which `normal` (N, 3) or (3,) points away."""
+    normal, point = torch.broadcast_tensors(torch.atleast_2d(normal).double(), torch.atleast_2d(point).double())
+    none = normal.new_zeros(len(normal), 0)
+    return Shape(none[..., None, None].expand(-1, 0, 3, 3), none[..., None].expand(-1, 0, 3), normal[:, None],
+                 (normal * point).sum(-1, keepdim=True), point, point.new_full((len(point),), FAR))
+
+
+def tube(points: Tensor, radius: Tensor | float) -> list[Shape]:
+    """A curved tube of one `radius` (N,) along the polyline `points` (N, K, 3), as K - 1 cylinder segments.
+
+    Neighbours meet in the plane that bisects their angle, so they neither overlap nor leave a gap, and the tube keeps
+    one value through every joint. Turns should stay below 90 degrees and segments longer than the radius.
+    """
+    points = points.double()
+    radius = torch.as_tensor(radius, dtype=torch.float64).expand(len(points))
+    step = points[:, 1:] - points[:, :-1]
+    length = step.norm(dim=-1)
+    along = step / length[..., None].clamp(min=1e-9)
+    mitre = torch.cat([along[:, :1], along[:, :-1] + along[:, 1:], along[:, -1:]], 1)
+    mitre = mitre / mitre.norm(dim=-1, keepdim=True).clamp(min=1e-9)
+    eye, segments = torch.eye(3, dtype=torch.float64), []
+    for k in range(step.shape[1]):
+        form = (eye - along[:, k, :, None] * along[:, k, None, :]) / radius[:, None, None] ** 2
+        normal = torch.stack([-mitre[:, k], mitre[:, k + 1]], 1)
+        offset = (normal * points[:, k:k + 2]).sum(-1)
+        middle = (points[:, k] + points[:, k + 1]) / 2
+        reach = ((length[:, k] / 2 + radius) ** 2 + radius**2).sqrt()
+        segments.append(Shape(form[:, None], middle[:, None], normal, offset, middle, reach))
+    return segments
+
+
+def rotation(degrees: Tensor, axis: str) -> Tensor:
+    """Rotations (N, 3, 3) by `degrees` (N,) about "x", "y" or "z"."""
+    a = torch.deg2rad(torch.atleast_1d(degrees).double())
+    i, j = {"x": (1, 2), "y": (2, 0), "z": (0, 1)}[axis]
+    turn = torch.eye(3, dtype=torch.float64).repeat(len(a), 1, 1)
+    turn[:, i, i], turn[:, j, j], turn[:, i, j], turn[:, j, i] = a.cos(), a.cos(), -a.sin(), a.sin()
+    return turn
