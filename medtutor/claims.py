@@ -67,11 +67,14 @@ class Claim:
 
 
 def show(value: float, sign: bool = False) -> str:
-    """A number as a reader wants it: whole counts in full, the rest with three decimals at most."""
+    """A number as a reader wants it: whole counts in full, the rest with three decimals, or as many as show that it
+    is not zero."""
+    plus = "+" if sign else ""
     if float(value).is_integer() and abs(value) >= 10:
-        return f"{int(value):+,}" if sign else f"{int(value):,}"
-    digits = 3 if abs(value) < 10 else 1
-    return f"{value:{'+' if sign else ''}.{digits}f}"
+        return f"{int(value):{plus},}"
+    if 0 < abs(value) < 0.001:
+        return f"{value:{plus}.1g}"
+    return f"{value:{plus},.{3 if abs(value) < 10 else 1}f}"
 
 
 def plural(count: int, noun: str) -> str:

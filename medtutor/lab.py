@@ -16,6 +16,7 @@ from medtutor import stats, train
 from medtutor.claims import Claim, show
 from medtutor.cohort import Cohort
 from medtutor.notebook import GLUE_PREFIX
+from medtutor.widgets import live
 
 PROFILES = ("smoke", "cpu", "gpu")
 
@@ -78,7 +79,7 @@ class Lab:
         `seed`. `checkpoint` names a file under runs/checkpoints/ from which a broken run goes on."""
         path = Path("runs", "checkpoints", f"{self.chapter}-{self.profile}-{checkpoint}.pt") if checkpoint else None
         return train.fit(model, cohort, loss, accelerator=self.accelerator, epochs=epochs, checkpoint=path,
-                         progress=os.environ.get("MEDTUTOR_LIVE") != "0", **options)
+                         progress=live(), **options)
 
     def trials(self, build, cohort: Cohort, loss, score, *, epochs: int, **options) -> Trials:
         """Train one method once for each of `seeds` and score it.

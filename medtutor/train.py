@@ -36,7 +36,10 @@ def fit(model: nn.Module, cohort: Cohort, loss: Callable[[nn.Module, Cohort], Te
     if len(cohort) == 0 or epochs < 1:
         raise ValueError(f"nothing to train on: {len(cohort)} cases, {epochs} epochs")
     steps = -(-len(cohort) // batch)
-    model = model.to(accelerator.device, memory_format=torch.channels_last)
+    model = model.to(accelerator.device)
+    for weight in model.parameters():
+        if weight.ndim == 4:  # as images are laid out; Module.to(memory_format=...) refuses a model of volumes
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=lr)
     # A cycle of one step would consist of its end, where the rate is zero.

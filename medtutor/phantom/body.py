@@ -17,11 +17,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from medtutor.phantom.shape import FAR, Shape, ellipsoid, half_space, rotation, tube
+from medtutor.phantom.shape import FAR, Shape, ellipsoid, everywhere, half_space, rotation, tube
 
 __all__ = ["Body", "Builder", "MU_WATER", "Shape", "VIEWS", "ellipsoid", "half_space", "rotation", "tube"]
 
 MU_WATER = 0.02  # 1/mm, water at about 65 keV, the mean energy of a chest radiograph
+_BLOCK = 2**18  # numbers worked on at once: temporaries stay in the cache
 VIEWS = {"PA": 0.0, "AP": 180.0, "lateral": 90.0}
 
 
@@ -73,8 +74,11 @@ class Builder:
     def build(self) -> Body:
         """The bodies, their parts grouped by the number of quadrics and half-spaces."""
         groups: dict[tuple[int, int], list[int]] = {}
-        for order, part in enumerate(self.parts):
-            groups.setdefault((part.shape.form.shape[1], part.shape.normal.shape[1]), []).append(order)
+        for order, part in enumerate(self.parts):  # few groups are fast: spare half-spaces hold everything
+            planes = part.shape.normal.shape[1]
+            room = next(h for h in (0, 2, 4, 7, planes) if h >= planes)
+            part.shape = part.shape & everywhere(self.n, room - planes)
+            groups.setdefault((part.shape.form.shape[1], room), []).append(order)
         made = []
         for orders in groups.values():
             parts = [self.parts[k] for k in orders]
@@ -222,38 +226,32 @@ class Body:
         beam = torch.tensor([math.sin(angle), -math.cos(angle), 0.0], dtype=torch.float64)
         frame = (beam, right, torch.tensor([0.0, 0.0, -1.0], dtype=torch.float64))
         wanted = [self.organs.index(o) for o in organs]
-        full = sum(len(g.order) for g in self.groups) * size * size / 3
-        made = [self[rows]._film(frame, size, fov / size, 1 / source, wanted)
-                for rows in _chunks(self.n, max(1, int(4e6 / full)))]
+        made = [self[rows]._film(frame, size, fov / size, 1 / source, wanted) for rows in _chunks(self.n, 16)]
         line = torch.cat([m[:, 0] for m in made])
         return line, torch.cat([m[:, 1:] for m in made]) > 0.01
 
     def _film(self, frame: tuple, size: int, pixel: float, k: float, wanted: list[int]) -> Tensor:
         total = torch.zeros(self.n, 1 + len(wanted), size * size)
+        tiles = sorted({math.ceil(size * f) for f in (1 / 8, 3 / 16, 9 / 32, 7 / 16, 11 / 16)}) + [size]
         for g in self.groups:
-            channels = torch.stack([g.delta["ct"] * (MU_WATER / 1000),
-                                    *(g.weight * (g.organ == o) for o in wanted)], 1).float()
             depth = (g.middle @ frame[0]).abs().clamp(max=0.5 / k if k else FAR)
-            grow = 1.1 / (1 - k * depth)
-            need = (2 * g.reach * (grow if k else 1.0) / pixel).amax(0) + 3
-            for tile in (8, 16, 32, size):
-                fits = need <= tile if tile < size else torch.ones_like(need, dtype=torch.bool)
-                if tile > size or not fits.any():
-                    continue
-                need = torch.where(fits, math.inf, need)
-                g_tile = g.take(parts=fits)
-                _add_tiles(total, g_tile, channels[:, :, fits], frame, size, tile, pixel, k)
-                keep = ~fits
-                g, channels, need = g.take(parts=keep), channels[:, :, keep], need[keep]
+            need = (2 * g.reach * (1.1 / (1 - k * depth) if k else 1.0) / pixel).amax(0) + 3
+            tile_of = torch.bucketize(need, torch.tensor(tiles[:-1], dtype=need.dtype))
+            for t, tile in enumerate(tiles):
+                pick = ((tile_of == t) & (g.reach > 0).any(0)).nonzero()[:, 0]
+                step = max(1, _BLOCK // max(1, len(pick) * tile * tile))
+                for rows in _chunks(self.n, step) if len(pick) else ():
+                    _add_tiles(total[rows], g.take(rows, pick), frame, wanted, size, tile, pixel, k)
         if k:
             u = _axis(size, pixel * size).float()
             total *= (1 + k * k * (u[:, None] ** 2 + u**2)).sqrt().view(-1)
         return total.view(self.n, -1, size, size)
 
 
-def _add_tiles(total: Tensor, g: _Group, channels: Tensor, frame: tuple, size: int, tile: int, pixel: float,
+def _add_tiles(total: Tensor, g: _Group, frame: tuple, wanted: list[int], size: int, tile: int, pixel: float,
                k: float) -> None:
-    """Add channel weight times chord to `total` (N, C, size^2), each part on a tile x tile window around it."""
+    """Add attenuation and organ weights times chord to `total` (N, 1 + K, size^2), each part on a window around it."""
+    channels = torch.stack([g.delta["ct"] * (MU_WATER / 1000), *(g.weight * (g.organ == o) for o in wanted)], 1).float()
     beam, right, down = frame
     n, parts = g.reach.shape
     if tile == size:
@@ -312,14 +310,14 @@ def _chords(g: _Group, origin: Tensor, frame: tuple, tile: int, pixel: float, k:
                            -(normal[:, :, 0] @ down)], -1)
         if k:
             speed = speed.float() @ monomials[:3]
-            ahead = speed > 0
-            bound = (gap.float() @ monomials[:3]) / torch.where(ahead, 1.0, -1.0).mul_(speed.abs().clamp(min=1e-7))
+            slow = speed.abs().clamp(min=1e-7).copysign(speed)
+            bound = (gap.float() @ monomials[:3]) / slow
         else:
             speed = speed[..., :1]
-            ahead = speed > 0
-            bound = (gap / torch.where(ahead, speed.clamp(min=1e-7), speed.clamp(max=-1e-7))).float() @ monomials[:3]
-        high = torch.minimum(high, torch.where(ahead, bound, FAR))
-        low = torch.maximum(low, torch.where(ahead, -FAR, bound))
+            bound = (gap / speed.abs().clamp(min=1e-7).copysign(speed)).float() @ monomials[:3]
+        behind = (speed < 0).float() * FAR  # a plane bounds the ray at one end; the other end is moved out of the way
+        high = torch.minimum(high, bound + behind)
+        low = torch.maximum(low, bound.add_(behind).sub_(FAR))
     return (high - low).clamp_(min=0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -52,6 +53,14 @@ def half_space(normal: Tensor, point: Tensor) -> Shape:
     none = normal.new_zeros(len(normal), 0)
     return Shape(none[..., None, None].expand(-1, 0, 3, 3), none[..., None].expand(-1, 0, 3), normal[:, None],
                  (normal * point).sum(-1, keepdim=True), point, point.new_full((len(point),), FAR))
+
+
+def everywhere(n: int, planes: int) -> Shape:
+    """n times the whole space, written as `planes` half-spaces."""
+    none = torch.zeros(n, planes, dtype=torch.float64)
+    return Shape(none[:, :0, None, None].expand(-1, 0, 3, 3), none[:, :0, None].expand(-1, 0, 3),
+                 none[..., None].expand(-1, -1, 3), none + FAR, torch.zeros(n, 3, dtype=torch.float64),
+                 torch.full((n,), math.inf, dtype=torch.float64))
 
 
 def tube(points: Tensor, radius: Tensor | float) -> list[Shape]:

@@ -8,6 +8,7 @@ diaphragm domes on liver and stomach, spine, nine pairs of ribs, clavicles, scap
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -158,51 +159,56 @@ def build(draws: Draws, severity: dict[str, Tensor]) -> tuple[Body, dict, dict]:
     def at(x, y, z) -> Tensor:
         return torch.stack([torch.as_tensor(v, dtype=torch.float64).expand(n) for v in (x, y, z)], 1)
 
-    # ---- trunk: fat, muscle, and a neck above the shoulder slopes
-    top = half_space(at(-0.34, 0, 0.94), at(55, 0, 118)) & half_space(at(0.34, 0, 0.94), at(-55, 0, 118))
-    trunk = ellipsoid(at(0, 0, 0), torch.stack([girth * 166 + fat, girth * 104 + fat, torch.full((n,), math.inf)], 1))
-    b.add("fat", trunk & top, ct=-95)
-    neck = ellipsoid(at(0, 15, 0), at(58, 58, math.inf)) & half_space(at(0, 0, -1), at(0, 0, 90))
-    b.add("neck", neck, over=("fat",), ct=35)
-    wall = ellipsoid(at(0, 0, 0), torch.stack([girth * 160, girth * 100, torch.full((n,), math.inf)], 1))
-    low = half_space(at(-0.34, 0, 0.94), at(55, 0, 104)) & half_space(at(0.34, 0, 0.94), at(-55, 0, 104))
-    b.add("muscle", wall & low, within="fat", over=("neck",), ct=45)
+    # ---- trunk: fat and muscle below the shoulder slopes, and a neck above
+    def slopes(x, z) -> Shape:
+        return half_space(at(-0.34, 0, 0.94), at(-x, 0, z)) & half_space(at(0.34, 0, 0.94), at(x, 0, z))
+
+    def pipe(thick) -> Shape:
+        return ellipsoid(at(0, 0, 0), torch.stack([girth * 160 + thick, girth * 100 + thick, 0 * fat + math.inf], 1))
+
+    under = half_space(at(0, 0, 1), at(0, 0, 138))
+    b.add("fat", pipe(fat + 4) & slopes(58, 138) & under, ct=-95)
+    b.add("neck", ellipsoid(at(0, 15, 0), at(58, 58, math.inf)) & half_space(at(0, 0, -1), at(0, 0, 138)), ct=35)
+    b.add("muscle", pipe(0 * fat) & slopes(58, 126) & under, within="fat", ct=45)
     for side in (-1, 1):
         b.add("breast", ellipsoid(at(side * 82, -girth * 102 - 8, -45), at(58, 34, 52)), over=("fat", "muscle"),
               ct=-30, present=~male)
     # ---- lungs: bullets that widen downwards, cut by the mediastinum
     lungs, reach, height = [], [], draws.normal(130, 6) * tall
     for side in (-1, 1):
-        centre = at(side * girth * 76, 6, -70)
-        radii = torch.stack([girth * 67, girth * 88, height + 70], 1)
-        turn = rotation(torch.full((n,), -side * 5.0), "y")
-        lung = ellipsoid(centre, radii, turn) & half_space(at(-side, 0, 0.06), at(side * 15, 0, 0)) \
-            & half_space(at(0, 0, -1), at(0, 0, -165))
-        lungs.append(lung)
-        wide = (turn[:, 0] ** 2 * radii**2).sum(-1).sqrt()
-        reach.append(girth * 76 + wide)
-        b.add(f"{SIDES[side > 0]} lung", lung, within="muscle", over=("fat",), ct=draws.normal(-840, 25),
+        radii, turn = torch.stack([girth * 67, girth * 88, height + 70], 1), rotation(torch.full((n,), -side * 5.0), "y")
+        lung = ellipsoid(at(side * girth * 76, 6, -70), radii, turn)
+        reach.append(girth * 76 + (turn[:, 0] ** 2 * radii**2).sum(-1).sqrt())
+        lungs.append(lung & half_space(at(-side, 0, 0.06), at(side * 15, 0, 0)) & half_space(at(0, 0, -1), at(0, 0, -165)))
+        b.add(f"{SIDES[side > 0]} lung", lungs[-1], within="muscle", ct=draws.normal(-840, 25),
               organ=f"{SIDES[side > 0]} lung")
-    both = ("right lung", "left lung")
-    heights = _findings(b, draws, severity, lungs, girth, at)
-    soft = tuple(name for name in b.values if name and name.endswith(("effusion", "consolidation", "nodule")))
-    _vessels(b, draws, girth, lungs, at)
-    over = (*both, *soft, "right vessels", "left vessels")
-    # ---- heart: its width is set by the cardiothoracic ratio
+    both, dome = ("right lung", "left lung"), draws.normal(-88, 5)
+    heights = _findings(b, draws, severity, lungs, girth, dome)
+    fluid, haze = ("right effusion", "left effusion"), ("right consolidation", "left consolidation")
+    # ---- heart: its width is set by the cardiothoracic ratio; two planes part it from liver and stomach
     ratio = torch.where(severity["cardiomegaly"] > 0, 0.53 + 0.14 * severity["cardiomegaly"], u(0.40, 0.47))
-    scale = ratio * (reach[0] + reach[1]) / 132.0
-    fit = torch.stack([scale, scale.sqrt(), scale.sqrt()], 1)
-    lean = rotation(torch.full((n,), 38.0), "y")
-    heart = _stretched(ellipsoid(at(26, -28, -48), at(66, 46, 44), lean), fit, at(4, -20, -40))
-    atrium = _stretched(ellipsoid(at(-8, -18, -38), at(30, 40, 45)), fit, at(4, -20, -40))
-    centre = _extent(heart, atrium)
-    stretch = torch.stack([ratio * (reach[0] + reach[1]) / (centre[1] - centre[0]), 0 * scale + 1, 0 * scale + 1], 1)
-    heart, atrium = (_stretched(s, stretch, at(4, -20, -40)) for s in (heart, atrium))
-    b.add("mediastinum", ellipsoid(at(0, -4, 62), at(27, 46, 84)), within="muscle", over=over, ct=20)
-    b.add("heart", heart, within="muscle", over=(*over, "mediastinum"), ct=48, organ="heart")
-    b.add("atrium", atrium, within="muscle", over=(*over, "mediastinum", "heart"), ct=48, organ="heart")
-    _aorta_trachea(b, draws, age, over, at)
-    _abdomen(b, draws, girth, (*over, "heart", "atrium", "mediastinum", "aorta"), at)
+    rest = (half_space(at(-0.45, 0, -0.9), at(-30, 0, dome)), half_space(at(0.25, 0, -0.97), at(60, 0, dome - 10)))
+    parts = [ellipsoid(at(26, -28, -48), at(66, 46, 44), rotation(torch.full((n,), 38.0), "y")),
+             ellipsoid(at(-8, -18, -38), at(30, 40, 45))]
+    low, high = _extent(*parts)
+    scale = ratio * (reach[0] + reach[1]) / (high - low)
+    heart, atrium = (_stretched(p, torch.stack([scale, scale**0.5, scale**0.5], 1), at(4, -20, -40)) & rest[0] & rest[1]
+                     for p in parts)
+    _vessels(b, draws, girth, lungs, heart, dome)
+    b.add("mediastinum", ellipsoid(at(0, -4, 62), at(27, 46, 84)), within="muscle", over=both, ct=20)
+    b.add("heart", heart, within="muscle", over=(*both, *fluid, *haze, "mediastinum"), ct=48, organ="heart")
+    b.add("atrium", atrium, within="muscle", over=(*both, *fluid, *haze, "mediastinum", "heart"), ct=48, organ="heart")
+    _aorta_trachea(b, draws, age, both, at)
+    # ---- below the diaphragm: liver on the right, stomach with its gas bubble on the left
+    for side, name in ((-1, "liver"), (1, "stomach")):
+        centre = at(side * girth * 74, -8, dome - 72 - 6 * (side + 1))
+        sphere = ellipsoid(centre, torch.stack([girth * 72, girth * 90, 0 * dome + 72], 1))
+        plane = rest[side > 0]
+        plane = Shape(plane.form, plane.centre, -plane.normal, -plane.offset, plane.middle, plane.reach)
+        b.add(name, sphere & plane, within="muscle", over=(*both, *fluid), ct=60 if side < 0 else 45,
+              organ="liver" if side < 0 else None)
+    b.add("gas", ellipsoid(at(girth * 62, draws.normal(-25, 5), dome - 38 + draws.normal(0, 3)), at(26, 26, 13)),
+          within="stomach", ct=-950)
     _skeleton(b, draws, girth, height, at)
     facts = {"sex": male.long(), "age": age.float(), "cardiothoracic_ratio": ratio.float()}
     return b.build(), facts, heights
@@ -222,88 +228,83 @@ def _extent(*shapes: Shape) -> tuple[Tensor, Tensor]:
             torch.stack([s.middle[:, 0] + h for s, h in zip(shapes, half, strict=True)]).amax(0))
 
 
-def _findings(b: Builder, draws: Draws, severity: dict, lungs: list[Shape], girth: Tensor, at) -> dict[str, Tensor]:
+def _findings(b: Builder, draws: Draws, severity: dict, lungs: list[Shape], girth: Tensor, dome: Tensor,
+              ) -> dict[str, Tensor]:
     """Effusion, nodule and consolidation inside the lungs; returns their heights z (N, 2) for CT slices."""
     u, heights = draws.uniform, {f: [] for f in SIDED}
+    above = half_space(torch.tensor([0.0, 0, -1]), torch.stack([0 * dome, 0 * dome, dome + 1], 1))
     for k, side in enumerate((-1, 1)):
         name, lung = SIDES[k], lungs[k]
-        # fluid settles: a level that climbs the chest wall, seen as a meniscus
-        grade = severity["effusion"][:, k]
-        level = -112 + 120 * grade + u(-6, 6)
-        fluid = lung & half_space(at(-side * 0.42, -0.15, 0.9), torch.stack([side * girth * 105, 0 * level, level], 1))
+        grade = severity["effusion"][:, k]  # fluid settles: a level that climbs the chest wall, seen as a meniscus
+        level = dome - 22 + 118 * grade + u(-6, 6)
+        fluid = lung & half_space(torch.tensor([-side * 0.42, -0.15, 0.9]),
+                                  torch.stack([side * girth * 105, 0 * level, level], 1))
         b.add(f"{name} effusion", fluid, within=f"{name} lung", ct=12, organ=f"{name} effusion", present=grade > 0)
         heights["effusion"].append(level - 35)
         grade = severity["consolidation"][:, k]
         radius = 20 + 28 * grade
-        place = torch.stack([side * girth * u(72, 100), u(-35, 45), u(-70, 60)], 1)
-        turn = rotation(u(-40, 40), "y")
-        stretch = torch.stack([u(0.8, 1.2), u(0.8, 1.2), u(0.8, 1.3)], 1)
-        for shell, density in ((1.0, 120), (0.8, 120), (0.6, 140)):
-            haze = ellipsoid(place, radius[:, None] * stretch * shell, turn) & lung
+        place = torch.stack([side * girth * u(72, 100), u(-35, 45), u(-60, 60)], 1)
+        turn, stretch = rotation(u(-40, 40), "y"), u(0.8, 1.25, 3)
+        for shell, density in ((1.0, 110), (0.8, 110), (0.6, 130)):  # nested shells: an edge that fades
+            haze = ellipsoid(place, radius[:, None] * stretch * shell, turn) & lung & above
             b.add(f"{name} consolidation", haze, within=f"{name} lung", organ=f"{name} consolidation",
-                  present=grade > 0, ct=b.values[f"{name} lung"]["ct"] + density * (0.7 + 0.8 * grade))
+                  present=grade > 0, ct=b.values[f"{name} lung"]["ct"] + density * (0.6 + 0.9 * grade))
         heights["consolidation"].append(place[:, 2])
-        grade = severity["nodule"][:, k]
-        place = torch.stack([side * girth * u(62, 105), u(-40, 50), u(-60, 70)], 1)
-        nodule = ellipsoid(place, (6 + 12 * grade)[:, None] * torch.stack([u(0.85, 1.15) for _ in range(3)], 1))
-        b.add(f"{name} nodule", nodule & lung, within=f"{name} lung", ct=60, organ=f"{name} nodule", present=grade > 0,
+        grade, high = severity["nodule"][:, k], u(-55, 70)
+        depth = torch.where(high < 25, u(36, 60), u(-35, 50))  # low nodules lie behind the heart, not in it
+        place = torch.stack([side * girth * u(62, 105), depth, high], 1)
+        nodule = ellipsoid(place, (6 + 12 * grade)[:, None] * u(0.85, 1.15, 3)) & lung
+        b.add(f"{name} nodule", nodule, within=f"{name} lung", ct=60, organ=f"{name} nodule", present=grade > 0,
               over=(f"{name} effusion", f"{name} consolidation"))
-        heights["nodule"].append(place[:, 2])
+        heights["nodule"].append(high)
     return {f: torch.stack(z, 1) for f, z in heights.items()}
 
 
-def _vessels(b: Builder, draws: Draws, girth: Tensor, lungs: list[Shape], at) -> None:
-    """Vessels that fan out from the hilum and thin out; the hilum itself."""
+def _vessels(b: Builder, draws: Draws, girth: Tensor, lungs: list[Shape], heart: Shape, dome: Tensor) -> None:
+    """The hila, and vessels that fan out from them behind the heart and thin out."""
+    back = heart.middle[:, 1] + torch.linalg.inv(heart.form[:, 0])[:, 1, 1].sqrt() + 1
+    clear = half_space(torch.tensor([0.0, -1, 0]), torch.stack([0 * back, back, 0 * back], 1)) \
+        & half_space(torch.tensor([0.0, 0, -1]), torch.stack([0 * dome, 0 * dome, dome + 1], 1))
     for k, side in enumerate((-1, 1)):
-        name = SIDES[k]
-        root = torch.stack([side * (girth * 36), draws.normal(12, 3), draws.normal(14 if side > 0 else 6, 4)], 1)
-        b.add(f"{name} vessels", ellipsoid(root, at(13, 13, 22)) & lungs[k], within=f"{name} lung", ct=40)
-        for steer in (-75, -52, -28, -5, 20, 45, 70):
-            rise, out = torch.deg2rad(draws.normal(steer, 6)), torch.deg2rad(draws.normal(0, 28))
+        name, room = SIDES[k], lungs[k] & clear
+        root = torch.stack([side * girth * 46, draws.normal(24, 2), draws.normal(14 if side > 0 else 6, 4)], 1)
+        b.add(f"{name} vessels", ellipsoid(root, torch.tensor([[11.0, 13, 20]]).expand(b.n, 3)) & room,
+              within=f"{name} lung", ct=30)
+        for steer in (-72, -48, -24, 0, 24, 48, 70):
+            rise, out = torch.deg2rad(draws.normal(steer, 6)), torch.deg2rad(draws.normal(10, 16))
             ahead = torch.stack([side * rise.cos() * out.cos(), out.sin(), rise.sin()], 1)
             bend = torch.stack([side * draws.uniform(-0.15, 0.4), draws.normal(0, 0.2), draws.normal(-0.1, 0.2)], 1)
             a, c = root + 38 * ahead, root + 38 * ahead + 42 * (ahead + bend)
-            for line, radius in ((torch.stack([root, a], 1), 3.6), (torch.stack([a, c], 1), 2.4)):
-                segment = [s & lungs[k] for s in tube(line, radius)]
-                b.add(f"{name} vessels", segment, within=f"{name} lung", ct=-150, over=(f"{name} effusion",))
+            for line, radius in ((torch.stack([root, a], 1), 3.4), (torch.stack([a, c], 1), 2.2)):
+                b.add(f"{name} vessels", [s & room for s in tube(line, radius)], within=f"{name} lung", ct=-250)
 
 
-def _aorta_trachea(b: Builder, draws: Draws, age: Tensor, over: tuple, at) -> None:
-    unfold = 0.10 * (age - 50) + draws.normal(0, 2)
-    arch = torch.stack([at(-14, -22, -5), at(-16, -30, 40), at(-6, -22, 66), at(12, 0, 74) + unfold[:, None] * at(.4, 0, .4),
-                        at(20, 26, 62) + unfold[:, None] * at(1, 0, .3), at(20, 40, 25) + unfold[:, None] * at(.8, 0, 0),
-                        at(16, 42, -60), at(8, 40, -180)], 1)
-    below = tuple(name for name in ("heart", "atrium", "mediastinum"))
-    b.add("aorta", tube(arch, draws.normal(14, 1) + 0.03 * (age - 50)), within="muscle", over=(*over, *below), ct=55,
-          organ="aorta")
-    air = torch.stack([at(0, 18, 190), at(1, 12, 110), at(2, 22, 48)], 1)
-    b.add("trachea", tube(air, 8.5), within="muscle", over=("mediastinum", "neck", "fat", *over), ct=-980, organ="trachea")
+def _aorta_trachea(b: Builder, draws: Draws, age: Tensor, lungs: tuple[str, str], at) -> None:
+    wide = 0.10 * (age - 50) + draws.normal(0, 2)  # the aorta unfolds with age
+    arch = torch.stack([at(-14, -22, 10), at(-16, -30, 42), at(-6, -22, 66), at(12 + 0.4 * wide, 0, 74 + 0.4 * wide),
+                        at(20 + wide, 26, 62 + 0.3 * wide), at(20 + 0.8 * wide, 41, 25), at(18, 44, -60),
+                        at(10, 44, -180)], 1)
+    b.add("aorta", tube(arch, draws.normal(14, 1) + 0.03 * (age - 50)), within="muscle", over=(*lungs, "mediastinum"),
+          ct=55, organ="aorta")
+    b.add("trachea", tube(torch.stack([at(0, 15, 138), at(0, 15, 200)], 1), 8.5), within="neck", ct=-980, organ="trachea")
+    b.add("trachea", tube(torch.stack([at(0, 15, 138), at(0, 15, 124), at(2, 22, 50)], 1), 8.5), within="muscle",
+          over=("mediastinum",), ct=-980, organ="trachea")
     for side in (-1, 1):
-        fork = torch.stack([at(2, 22, 50), at(side * 34, 20, 20)], 1)
-        b.add("trachea", tube(fork, 6.0), within="muscle", over=("mediastinum", *over), ct=-980, organ="trachea")
-
-
-def _abdomen(b: Builder, draws: Draws, girth: Tensor, over: tuple, at) -> None:
-    """What lifts the diaphragm: the liver on the right, the stomach with its gas bubble on the left."""
-    dome = draws.normal(-88, 5)
-    for side, lower in ((-1, 0.0), (1, 12.0)):
-        centre = torch.stack([side * girth * 74, 0 * dome - 8, dome - lower - 72], 1)
-        radii = torch.stack([girth * 72, girth * 90, 0 * dome + 72], 1)
-        b.add("liver" if side < 0 else "spleen", ellipsoid(centre, radii), within="muscle", ct=60 if side < 0 else 50,
-              over=over, organ="liver" if side < 0 else None)
-    gas = ellipsoid(torch.stack([girth * 62, draws.normal(-25, 5), dome - 34 + draws.normal(0, 3)], 1), at(26, 26, 13))
-    b.add("gas", gas, within="spleen", ct=-950)
+        b.add("bronchus", tube(torch.stack([at(2, 22, 46), at(side * 34, 24, 16)], 1), 6.0), within="muscle",
+              over=("mediastinum", *lungs), ct=-980, organ="trachea")
 
 
 def _skeleton(b: Builder, draws: Draws, girth: Tensor, height: Tensor, at) -> None:
     u, zero = draws.uniform, 0 * girth
     for k in range(14):
-        z = 150.0 - 25 * k
+        z = 152.0 - 25 * k
         back = 66 + 10 * math.cos((z - 20) / 110) - 8
         disc = half_space(at(0, 0, 1), at(0, 0, z + 10.5)) & half_space(at(0, 0, -1), at(0, 0, z - 10.5))
-        b.add("vertebra", ellipsoid(at(0, back, 0), at(16.5 + k * 0.4, 14.5 + k * 0.3, math.inf)) & disc,
-              within="muscle", over=("fat", "neck"), ct=280, organ="bone")
-        b.add("vertebra", ellipsoid(at(0, back + 31, z - 8), at(3.5, 14, 9)), within="muscle", ct=420, organ="bone")
+        block = ellipsoid(at(0, back, z), at(16.5 + k * 0.4, 14.5 + k * 0.3, math.inf)) & disc
+        b.add("vertebra", replace(block, reach=0 * girth + 30), within="muscle" if z < 130 else "neck", ct=280,
+              organ="bone")
+        b.add("vertebra", ellipsoid(at(0, back + 31, z - 8), at(3.5, 14, 9)),
+              within="muscle" if z < 130 else "neck", ct=420, organ="bone")
     drop, slope = draws.normal(62, 5), draws.normal(1, 0.06)
     for rib in range(9):
         head = height * 0.80 - 4 - 21.5 * rib

@@ -1,0 +1,37 @@
+"""Fixtures that several test files share."""
+
+import pytest
+from books import TINY, make_book
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch):
+    """A test sees the profile that it asks for, whatever the shell that started it has set."""
+    for name in ("MEDTUTOR_PROFILE", "MEDTUTOR_BOOK", "MEDTUTOR_DATA"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def tiny_book(tmp_path, monkeypatch):
+    """A book of one unexecuted chapter, chapters/01-tiny.ipynb; MEDTUTOR_BOOK names it."""
+    root = make_book(tmp_path / "tiny", c01_tiny=TINY)
+    monkeypatch.setenv("MEDTUTOR_BOOK", str(root))
+    return root
+
+
+@pytest.fixture(scope="session")
+def executed_book(tmp_path_factory):
+    """The tiny book with its chapter executed in profile cpu and saved. Read it, do not change it."""
+    from medtutor import execute
+
+    root = make_book(tmp_path_factory.mktemp("executed"), c01_tiny=TINY)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEDTUTOR_BOOK", str(root))
+        execute.run(root / "chapters" / "01-tiny.ipynb", {"profile": "cpu"}, root / "runs", save=True, timeout=120)
+    return root
+
+
+@pytest.fixture(scope="session")
+def executed(executed_book):
+    """The path of the executed chapter."""
+    return executed_book / "chapters" / "01-tiny.ipynb"
