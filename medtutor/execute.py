@@ -63,7 +63,9 @@ def _papermill(path: Path, executed: Path, parameters: dict, timeout: int) -> No
 
     try:
         papermill.execute_notebook(str(path), str(executed), parameters=parameters, kernel_name="python3",
-                                   execution_timeout=timeout, progress_bar=True, cwd=str(notebook.book_root()))
+                                   execution_timeout=timeout, progress_bar=True, cwd=str(notebook.book_root()),
+                                   # ipykernel's own log: a notice about TCP in every run, tracebacks in a stopped one
+                                   extra_arguments=["--log-level=CRITICAL"])
     except papermill.PapermillExecutionError as error:
         raise ChapterFailed(f"{_last_started(executed)} raised {error.ename}: {error.evalue}") from error
     except CellTimeoutError as error:

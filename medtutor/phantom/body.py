@@ -310,14 +310,14 @@ def _chords(g: _Group, origin: Tensor, frame: tuple, tile: int, pixel: float, k:
                            -(normal[:, :, 0] @ down)], -1)
         if k:
             speed = speed.float() @ monomials[:3]
-            slow = speed.abs().clamp(min=1e-7).copysign(speed)
-            bound = (gap.float() @ monomials[:3]) / slow
+            speed = speed.abs().clamp(min=1e-7).copysign(speed)
+            bound = (gap.float() @ monomials[:3]) / speed
         else:
-            speed = speed[..., :1]
-            bound = (gap / speed.abs().clamp(min=1e-7).copysign(speed)).float() @ monomials[:3]
-        behind = (speed < 0).float() * FAR  # a plane bounds the ray at one end; the other end is moved out of the way
-        high = torch.minimum(high, bound + behind)
-        low = torch.maximum(low, bound.add_(behind).sub_(FAR))
+            speed = speed[..., :1].abs().clamp(min=1e-7).copysign(speed[..., :1])
+            bound = (gap / speed).float() @ monomials[:3]
+        ahead = speed > 0  # a plane bounds the ray at one end only
+        high = torch.minimum(high, bound + torch.where(ahead, 0.0, math.inf))
+        low = torch.maximum(low, bound.sub_(torch.where(ahead, math.inf, 0.0)))
     return (high - low).clamp_(min=0)
 
 

@@ -100,8 +100,8 @@ def expose(line: Tensor, white: Tensor, photons: Tensor | float = 2e4, scatter: 
     """A radiograph (N, H, W) in [0, 1], bone bright, from line integrals of mu (N, H, W).
 
     Beer-Lambert transmission, scatter (a wide blur of it, `scatter` times the primary), detector blur of `sharpness`
-    pixels, quantum noise for `photons` per pixel in air (N,), the logarithm, and the automatic window between the
-    2nd and 98th percentile that a digital detector applies, then `gamma`. `white` is standard normal (N, H, W).
+    pixels, quantum noise for `photons` per pixel in air (N,), the logarithm, and the automatic window of a digital
+    detector, between the 1st and 97th percentile of the picture's middle, then `gamma`. `white` is standard normal (N, H, W).
     """
     primary = torch.exp(-line)[:, None]
     light = primary + scatter * blur(primary, line.shape[-1] / 10)
@@ -109,10 +109,17 @@ def expose(line: Tensor, white: Tensor, photons: Tensor | float = 2e4, scatter: 
     photons = torch.as_tensor(photons, dtype=line.dtype).view(-1, 1, 1)
     counts = light + (light / photons).sqrt() * white
     film = -counts.clamp(min=1e-4).log()
-    flat = film.flatten(1).sort(dim=1).values
-    low, high = (flat[:, int(q * (flat.shape[1] - 1))].view(-1, 1, 1) for q in (0.02, 0.98))
-    film = ((film - low) / (high - low).clamp(min=1e-3)).mul(0.92).add(0.03).clamp(0, 1)
+    h, w = film.shape[-2:]
+    flat = film[:, h // 8:h - h // 8, w // 6:w - w // 6].flatten(1).sort(dim=1).values
+    low, high = (flat[:, int(q * (flat.shape[1] - 1))].view(-1, 1, 1) for q in (0.01, 0.97))
+    film = ((film - low) / (high - low).clamp(min=1e-3)).mul(0.82).add(0.08).clamp(0, 1)
     return film ** torch.as_tensor(gamma, dtype=line.dtype).view(-1, 1, 1)
+
+
+def unit_grid(size: int) -> tuple[Tensor, Tensor]:
+    """x and y (size, size) of the pixel centres of a picture that spans [-1, 1]."""
+    axis = (torch.arange(size, dtype=torch.float64) + 0.5) * 2 / size - 1
+    return axis[None, :].expand(size, size), axis[:, None].expand(size, size)
 
 
 def outline(angle: Tensor, amplitude: Tensor, phase: Tensor) -> Tensor:

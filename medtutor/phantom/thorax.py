@@ -24,7 +24,8 @@ ORGANS = ("background", "right lung", "left lung", "heart", "aorta", "bone", "li
           *(f"{side} {finding}" for finding in SIDED for side in SIDES))
 CT_CLASSES = ("background", "right lung", "left lung", "heart", "aorta", "bone", "liver", "trachea", *SIDED)
 PREVALENCE = {"effusion": 0.2, "nodule": 0.2, "consolidation": 0.25, "cardiomegaly": 0.2}
-FOV = 370.0  # mm
+FOV = 340.0  # mm
+CENTRE = -10.0  # mm: height of the image centre of a radiograph
 LEVELS = {"apex": 80.0, "hilum": 15.0, "heart": -40.0}
 AP_SOURCE = 1000.0  # mm from source to isocentre; the other views use a parallel beam
 
@@ -66,6 +67,7 @@ def cohort(n: int, size: int = 64, seed: int = 0, modality: str = "xray", view: 
 def _radiographs(bodies: Body, size: int, seed: int, view: str | float, noisy: bool, common: dict) -> Cohort:
     n, meta, label = bodies.n, common["meta"], common["label"]
     organs = ("right lung", "left lung", "heart", *(f"{s} {f}" for f in SIDED for s in SIDES))
+    bodies = bodies.moved(shift=torch.tensor([0, 0, -CENTRE]))
     line, masks = bodies.film(view, size, FOV, AP_SOURCE if view == "AP" else math.inf, organs)
     findings = masks[:, 3:].view(n, len(SIDED), 2, size, size).any(2)
     large = (masks[:, 2] & (label[:, 3] > 0)[:, None, None])[:, None]
@@ -73,6 +75,8 @@ def _radiographs(bodies: Body, size: int, seed: int, view: str | float, noisy: b
     tune = Draws(n, seed, "exposure", 4)
     photons, gamma = 10 ** tune.uniform(4.0, 4.6).float(), tune.uniform(0.9, 1.15).float()
     white = noise(n, seed, "quanta", (size, size)) if noisy else torch.zeros(n, size, size)
+    if noisy:  # the fine meshwork of lung and soft tissue
+        line = line + 0.035 * cloud(n, seed, "meshwork", size, 20, octaves=2)
     image = expose(line, white, photons, gamma=gamma if noisy else 1.0)
     image = torch.where(meta["marker"][:, None, None] & _letter(size), 0.98, image)
     common["names"]["mask"] = (*organs[:3], *FINDINGS)
@@ -171,7 +175,7 @@ def build(draws: Draws, severity: dict[str, Tensor]) -> tuple[Body, dict, dict]:
     b.add("neck", ellipsoid(at(0, 15, 0), at(58, 58, math.inf)) & half_space(at(0, 0, -1), at(0, 0, 138)), ct=35)
     b.add("muscle", pipe(0 * fat) & slopes(58, 126) & under, within="fat", ct=45)
     for side in (-1, 1):
-        b.add("breast", ellipsoid(at(side * 82, -girth * 102 - 8, -45), at(58, 34, 52)), over=("fat", "muscle"),
+        b.add("breast", ellipsoid(at(side * 80, -girth * 100 - 4, -58), at(66, 27, 64)), over=("fat", "muscle"),
               ct=-30, present=~male)
     # ---- lungs: bullets that widen downwards, cut by the mediastinum
     lungs, reach, height = [], [], draws.normal(130, 6) * tall
@@ -180,15 +184,15 @@ def build(draws: Draws, severity: dict[str, Tensor]) -> tuple[Body, dict, dict]:
         lung = ellipsoid(at(side * girth * 76, 6, -70), radii, turn)
         reach.append(girth * 76 + (turn[:, 0] ** 2 * radii**2).sum(-1).sqrt())
         lungs.append(lung & half_space(at(-side, 0, 0.06), at(side * 15, 0, 0)) & half_space(at(0, 0, -1), at(0, 0, -165)))
-        b.add(f"{SIDES[side > 0]} lung", lungs[-1], within="muscle", ct=draws.normal(-840, 25),
+        b.add(f"{SIDES[side > 0]} lung", lungs[-1], within="muscle", ct=draws.normal(-850, 20),
               organ=f"{SIDES[side > 0]} lung")
     both, dome = ("right lung", "left lung"), draws.normal(-88, 5)
     heights = _findings(b, draws, severity, lungs, girth, dome)
     fluid, haze = ("right effusion", "left effusion"), ("right consolidation", "left consolidation")
     # ---- heart: its width is set by the cardiothoracic ratio; two planes part it from liver and stomach
     ratio = torch.where(severity["cardiomegaly"] > 0, 0.53 + 0.14 * severity["cardiomegaly"], u(0.40, 0.47))
-    rest = (half_space(at(-0.45, 0, -0.9), at(-30, 0, dome)), half_space(at(0.25, 0, -0.97), at(60, 0, dome - 10)))
-    parts = [ellipsoid(at(26, -28, -48), at(66, 46, 44), rotation(torch.full((n,), 38.0), "y")),
+    rest = (half_space(at(-0.45, 0, -0.9), at(-30, 0, dome)), half_space(at(0.25, 0, -0.97), at(60, 0, dome - 17)))
+    parts = [ellipsoid(at(26, -28, -48), at(66, 46, 46), rotation(torch.full((n,), 30.0), "y")),
              ellipsoid(at(-8, -18, -38), at(30, 40, 45))]
     low, high = _extent(*parts)
     scale = ratio * (reach[0] + reach[1]) / (high - low)
@@ -201,7 +205,7 @@ def build(draws: Draws, severity: dict[str, Tensor]) -> tuple[Body, dict, dict]:
     _aorta_trachea(b, draws, age, both, at)
     # ---- below the diaphragm: liver on the right, stomach with its gas bubble on the left
     for side, name in ((-1, "liver"), (1, "stomach")):
-        centre = at(side * girth * 74, -8, dome - 72 - 6 * (side + 1))
+        centre = at(side * girth * 74, -8, dome - 72 - 7 * (side + 1))
         sphere = ellipsoid(centre, torch.stack([girth * 72, girth * 90, 0 * dome + 72], 1))
         plane = rest[side > 0]
         plane = Shape(plane.form, plane.centre, -plane.normal, -plane.offset, plane.middle, plane.reach)
@@ -237,7 +241,7 @@ def _findings(b: Builder, draws: Draws, severity: dict, lungs: list[Shape], girt
         name, lung = SIDES[k], lungs[k]
         grade = severity["effusion"][:, k]  # fluid settles: a level that climbs the chest wall, seen as a meniscus
         level = dome - 22 + 118 * grade + u(-6, 6)
-        fluid = lung & half_space(torch.tensor([-side * 0.42, -0.15, 0.9]),
+        fluid = lung & half_space(torch.tensor([-side * 0.24, -0.2, 0.95]),
                                   torch.stack([side * girth * 105, 0 * level, level], 1))
         b.add(f"{name} effusion", fluid, within=f"{name} lung", ct=12, organ=f"{name} effusion", present=grade > 0)
         heights["effusion"].append(level - 35)
@@ -275,8 +279,8 @@ def _vessels(b: Builder, draws: Draws, girth: Tensor, lungs: list[Shape], heart:
             ahead = torch.stack([side * rise.cos() * out.cos(), out.sin(), rise.sin()], 1)
             bend = torch.stack([side * draws.uniform(-0.15, 0.4), draws.normal(0, 0.2), draws.normal(-0.1, 0.2)], 1)
             a, c = root + 38 * ahead, root + 38 * ahead + 42 * (ahead + bend)
-            for line, radius in ((torch.stack([root, a], 1), 3.4), (torch.stack([a, c], 1), 2.2)):
-                b.add(f"{name} vessels", [s & room for s in tube(line, radius)], within=f"{name} lung", ct=-250)
+            for line, radius in ((torch.stack([root, a], 1), 4.0), (torch.stack([a, c], 1), 2.7)):
+                b.add(f"{name} vessels", [s & room for s in tube(line, radius)], within=f"{name} lung", ct=30)
 
 
 def _aorta_trachea(b: Builder, draws: Draws, age: Tensor, lungs: tuple[str, str], at) -> None:
@@ -301,7 +305,7 @@ def _skeleton(b: Builder, draws: Draws, girth: Tensor, height: Tensor, at) -> No
         back = 66 + 10 * math.cos((z - 20) / 110) - 8
         disc = half_space(at(0, 0, 1), at(0, 0, z + 10.5)) & half_space(at(0, 0, -1), at(0, 0, z - 10.5))
         block = ellipsoid(at(0, back, z), at(16.5 + k * 0.4, 14.5 + k * 0.3, math.inf)) & disc
-        b.add("vertebra", replace(block, reach=0 * girth + 30), within="muscle" if z < 130 else "neck", ct=280,
+        b.add("vertebra", replace(block, reach=0 * girth + 30), within="muscle" if z < 130 else "neck", ct=330,
               organ="bone")
         b.add("vertebra", ellipsoid(at(0, back + 31, z - 8), at(3.5, 14, 9)),
               within="muscle" if z < 130 else "neck", ct=420, organ="bone")
@@ -317,7 +321,7 @@ def _skeleton(b: Builder, draws: Draws, girth: Tensor, height: Tensor, at) -> No
                 y = 8 + girth * (94 * (0.35 + 0.65 * widen)) * math.cos(turn)
                 fall = drop * slope * (0.10 + 0.05 * rib / 9 + 0.9 * widen) * (turn / 2.45) ** 1.6
                 line.append(torch.stack([side * x, y, head - fall + 6 * math.sin(turn * 1.3)], 1))
-            b.add("ribs", tube(torch.stack(line, 1), 4.6), within="muscle", ct=750, organ="bone")
+            b.add("ribs", tube(torch.stack(line, 1), 4.6), within="muscle", ct=950, organ="bone")
     lift = draws.normal(0, 4)
     for side in (-1, 1):
         line = torch.stack([at(side * 16, -78, 96), torch.stack([side * (zero + 60), zero - 74, 108 + lift], 1),

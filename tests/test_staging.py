@@ -1,0 +1,65 @@
+"""The site is built from a copy in which fresh executions replace stored outputs, and only where they belong."""
+
+import nbformat
+import pytest
+from nbformat import v4
+
+from medtutor import notebook, site
+
+
+def chapter(code: str, output: str, *more):
+    cell = v4.new_code_cell(code, execution_count=1)
+    cell.outputs = [v4.new_output("stream", name="stdout", text=output)]
+    return v4.new_notebook(cells=[v4.new_markdown_cell("# A"), *more, cell])
+
+
+@pytest.fixture
+def book(tmp_path):
+    """A minimal checkout with one chapter whose stored output is "stored"."""
+    root = tmp_path / "root"
+    (root / "book").mkdir(parents=True)
+    (root / "chapters").mkdir()
+    (root / "_config.yml").write_text("title: a\n")
+    (root / "_toc.yml").write_text("format: jb-book\n")
+    (root / "book" / "index.md").write_text("# A\n")
+    nbformat.write(chapter("print(1)", "stored"), root / "chapters" / "01-a.ipynb")
+    (root / "runs").mkdir()
+    return root
+
+
+def shown(folder) -> str:
+    return notebook.read(folder / "chapters" / "01-a.ipynb").cells[-1].outputs[0].text
+
+
+def snapshot(root) -> dict:
+    return {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_fresh_outputs_are_shown_and_the_checkout_is_left_alone(book, tmp_path):
+    nbformat.write(chapter("print(1)", "fresh"), book / "runs" / "01-a-cpu.ipynb")
+    before = snapshot(book)
+    assert site.stage(book, tmp_path / "staged", book / "runs") == ["01-a"]
+    assert shown(tmp_path / "staged") == "fresh"
+    assert snapshot(book) == before
+
+
+@pytest.mark.parametrize(("code", "profile"), [("print(2)", "cpu"), ("print(1)", "gpu")])
+def test_outputs_of_other_code_or_of_another_profile_are_not_shown(book, tmp_path, code, profile):
+    nbformat.write(chapter(code, "fresh"), book / "runs" / f"01-a-{profile}.ipynb")
+    assert site.stage(book, tmp_path / "staged", book / "runs") == []
+    assert shown(tmp_path / "staged") == "stored"
+
+
+def test_injected_parameters_are_not_shown(book, tmp_path):
+    injected = v4.new_code_cell("seed = 1", metadata={"tags": ["injected-parameters"]})
+    nbformat.write(chapter("print(1)", "fresh", injected), book / "runs" / "01-a-cpu.ipynb")
+    assert site.stage(book, tmp_path / "staged", book / "runs") == ["01-a"]
+    staged = notebook.read(tmp_path / "staged" / "chapters" / "01-a.ipynb")
+    assert [cell.source for cell in staged.cells if "remove-cell" in notebook.tags(cell)] == ["seed = 1"]
+
+
+def test_staging_again_drops_what_is_gone(book, tmp_path):
+    site.stage(book, tmp_path / "staged")
+    (book / "book" / "index.md").rename(book / "book" / "other.md")
+    site.stage(book, tmp_path / "staged")
+    assert [path.name for path in (tmp_path / "staged" / "book").iterdir()] == ["other.md"]
