@@ -9,8 +9,8 @@ the mean Dice of the 20 validation images reaches 0.90. The clock runs over read
 and validation; it does not run over imports and the making of the files.
 
 The tutorial side is written from the description of MONAI's 2d_segmentation/torch/unet_training_array.py: files are
-read and scaled for every batch by an ArrayDataset with 8 worker processes, batches of 4, Adam at 1e-3. Its logging and
-checkpoints are left out. A second column runs it without worker processes, which suits small images better.
+read and scaled for every batch by an ArrayDataset, batches of 4, Adam at 1e-3. Its logging, checkpoints and worker
+processes are left out, because it is faster without them on images this small.
 `Lab.fit` differs in what it is made of: the cohort is in memory, augmentation works on batches, the memory layout is
 channels_last, the learning rate follows one cycle with a higher peak.
 """
@@ -43,7 +43,7 @@ from PIL import Image
 from medtutor.cohort import Cohort
 from medtutor.lab import Lab
 
-TARGET, CASES, LIMIT, CROP = 0.90, 20, 30, 96
+TARGET, CASES, LIMIT, CROP = 0.90, 20, 10, 96
 
 
 class Reached(Exception):
@@ -80,15 +80,15 @@ def validate(model, images: torch.Tensor, masks: torch.Tensor) -> float:
     return float(compute_dice((logits > 0).float(), masks).nanmean())
 
 
-def tutorial(images: list[Path], masks: list[Path], seed: int, workers: int) -> tuple[float, int]:
-    """Seconds and epochs to the target with the pipeline of the tutorial, which has 8 workers."""
+def tutorial(images: list[Path], masks: list[Path], seed: int) -> tuple[float, int | None]:
+    """Seconds and epochs to the target with the pipeline of the tutorial; None where its 10 epochs end below it."""
     set_determinism(seed)
     model, start = network(seed), time.perf_counter()
     steps = [transforms.LoadImage(image_only=True, ensure_channel_first=True), transforms.ScaleIntensity(),
              transforms.RandSpatialCrop((96, 96), random_size=False), transforms.RandRotate90(prob=0.5)]
     pipeline = [transforms.Compose(steps) for _ in range(2)]
     dataset = ArrayDataset(images[:CASES], pipeline[0], masks[:CASES], pipeline[1])
-    loader = DataLoader(dataset, batch_size=4, shuffle=True, num_workers=workers)
+    loader = DataLoader(dataset, batch_size=4, shuffle=True)
     held_out = read(images[CASES:]), (read(masks[CASES:]) > 0.5).float()
     loss, optimizer = DiceLoss(sigmoid=True), torch.optim.Adam(model.parameters(), 1e-3)
     for epoch in range(1, LIMIT + 1):
@@ -99,7 +99,7 @@ def tutorial(images: list[Path], masks: list[Path], seed: int, workers: int) -> 
             optimizer.step()
         if epoch % 2 == 0 and validate(model, *held_out) >= TARGET:
             return time.perf_counter() - start, epoch
-    raise RuntimeError(f"the tutorial pipeline did not reach Dice {TARGET} in {LIMIT} epochs")
+    return time.perf_counter() - start, None
 
 
 def crop_and_turn(batch: Cohort, generator: torch.Generator) -> Cohort:
@@ -139,20 +139,18 @@ def ours(lab: Lab, images: list[Path], masks: list[Path], seed: int, *, batch=4,
 
 
 def main(pairs: int = 5) -> float:
-    """Print each pair and the median ratios, and return that to the tutorial as published."""
+    """Print each pair and the median ratio, and return it."""
     lab, ratios = Lab("benchmark", profile="cpu"), []
     for seed in range(pairs):
         with tempfile.TemporaryDirectory() as folder:
             files = make_files(Path(folder), seed)
-            published, plain, fit = tutorial(*files, seed, 8), tutorial(*files, seed, 0), ours(lab, *files, seed)
-        ratios.append((published[0] / fit[0], plain[0] / fit[0]))
-        print(f"pair {seed}: tutorial {published[0]:.2f} s ({published[1]} epochs), without workers {plain[0]:.2f} s "
-              f"({plain[1]}), Lab.fit {fit[0]:.2f} s ({fit[1]}); ratios {ratios[-1][0]:.1f} and {ratios[-1][1]:.1f}",
-              flush=True)
-    first, second = (statistics.median(column) for column in zip(*ratios, strict=True))
-    print(f"time to Dice {TARGET}, median of {pairs} pairs: Lab.fit is {first:.1f} times as fast as the tutorial, "
-          f"{second:.1f} times as fast as the tutorial without its workers")
-    return first
+            peer, own = tutorial(*files, seed), ours(lab, *files, seed)
+        ratios.append(peer[0] / own[0])
+        # A tutorial run that ends below the target counts with the time it took: a lower bound of the ratio.
+        print(f"pair {seed}: tutorial {peer[0]:.2f} s ({peer[1] or 'not in 10'} epochs), Lab.fit {own[0]:.2f} s "
+              f"({own[1]} epochs), ratio {'' if peer[1] else 'over '}{ratios[-1]:.1f}", flush=True)
+    print(f"time to Dice {TARGET}: Lab.fit is {statistics.median(ratios):.1f} times as fast (median of {pairs} pairs)")
+    return statistics.median(ratios)
 
 
 if __name__ == "__main__":

@@ -101,18 +101,19 @@ def _further(pairs: list[str]) -> dict[str, object]:
 
 def _validate(path: Path, values: dict[str, object]) -> None:
     """Raise ValueError with the nearest names for an unknown parameter, profile or dataset."""
-    from medtutor.data import catalogue
-    from medtutor.lab import PROFILES, nearest
-
     known = notebook.parameters(notebook.read(path))
     for name in values:
         if name not in known:
-            raise ValueError(nearest("parameter", name, known))
-    if values["profile"] not in PROFILES:
-        raise ValueError(nearest("profile", values["profile"], PROFILES))
-    names = ["phantom", *catalogue()]
-    if values["data"] not in names:
-        raise ValueError(nearest("dataset", values["data"], names))
+            raise ValueError(notebook.nearest("parameter", name, known))
+    if values["profile"] not in notebook.PROFILES:
+        raise ValueError(notebook.nearest("profile", values["profile"], notebook.PROFILES))
+    if values["data"] != "phantom":
+        # Imported only here: torch comes with it, which this process would carry beside the kernel's.
+        from medtutor.data import catalogue
+
+        names = ["phantom", *catalogue()]
+        if values["data"] not in names:
+            raise ValueError(notebook.nearest("dataset", values["data"], names))
 
 
 @app.command()

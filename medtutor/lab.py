@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import random
 from dataclasses import dataclass
@@ -15,16 +14,8 @@ import torch
 from medtutor import stats, train
 from medtutor.claims import Claim, show
 from medtutor.cohort import Cohort
-from medtutor.notebook import GLUE_PREFIX
+from medtutor.notebook import GLUE_PREFIX, PROFILES, nearest
 from medtutor.widgets import live
-
-PROFILES = ("smoke", "cpu", "gpu")
-
-
-def nearest(kind: str, wanted: str, known) -> str:
-    """One sentence about an unknown name, with the nearest known ones."""
-    near = difflib.get_close_matches(str(wanted), list(known), n=3, cutoff=0.4) or list(known)
-    return f"there is no {kind} {wanted!r}; try {', '.join(near)}"
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,14 @@ import nbformat
 from medtutor.claims import MIME as CLAIM_MIME
 
 GLUE_PREFIX = "application/papermill.record/"
+#: The budgets of the parameter `profile`.
+PROFILES = ("smoke", "cpu", "gpu")
+
+
+def nearest(kind: str, wanted: str, known) -> str:
+    """One sentence about an unknown name, with the nearest known ones."""
+    near = difflib.get_close_matches(str(wanted), list(known), n=3, cutoff=0.4) or list(known)
+    return f"there is no {kind} {wanted!r}; try {', '.join(near)}"
 
 
 def book_root() -> Path:

@@ -200,6 +200,13 @@ def test_importing_the_package_loads_nothing_heavy():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
 
 
+def test_a_run_with_the_embedded_data_holds_no_second_torch_beside_its_kernel(tiny_book):
+    code = ("import sys\nfrom medtutor import cli, execute, notebook\n"
+            "cli._validate(notebook.find('01'), {'profile': 'cpu', 'seed': 0, 'data': 'phantom'})\n"
+            "print('torch' in sys.modules)")
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
 def test_the_lab_is_an_attribute_of_the_package():
     import medtutor as package
     from medtutor.lab import Lab

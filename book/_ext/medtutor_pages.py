@@ -213,10 +213,43 @@ class DatasetCatalogue(Page):
 
 
 class PatientGallery(Page):
-    """Contact sheets of the digital patient, drawn anew at every build."""
+    """One contact sheet of the digital patient for each modality, drawn anew at every build."""
 
     def content_nodes(self):
-        return [nodes.paragraph(text="(gallery)")]
+        from medtutor.phantom.gallery import MODALITIES
+
+        folder = self.source() / "book" / "drawn"
+        folder.mkdir(exist_ok=True)
+        return [part for name, modality in MODALITIES.items() for part in self.sheet(folder, name, modality)]
+
+    def sheet(self, folder: Path, name: str, modality) -> list[nodes.Node]:
+        from PIL import Image
+
+        from medtutor.phantom.gallery import sheet
+
+        Image.fromarray(tiles(sheet(name, n=12, size=128), columns=4)).save(folder / f"{name}.png", optimize=True)
+        section = nodes.section(ids=[f"patient-{name}"], names=[f"patient-{name}"])
+        section += nodes.title(text=name.replace("-", " ").capitalize().replace("xray", "X-ray")
+                               .replace(" ct", " CT").replace(" mr", " MR"))
+        section += nodes.paragraph(text=modality.description)
+        alt = f"Twelve samples in three rows. {modality.description}"
+        section += nodes.image(uri=f"/book/drawn/{name}.png", alt=alt, width="100%")
+        section += nodes.paragraph("", "", nodes.strong(text="Not realistic: "), nodes.Text(modality.unrealistic))
+        return [section]
+
+
+def tiles(pictures, columns: int, gap: int = 4):
+    """Pictures (n, h, w) or (n, h, w, 3) as one white-gapped sheet; n is a multiple of `columns`."""
+    import numpy as np
+
+    n, h, w = pictures.shape[:3]
+    rows = n // columns
+    shape = (rows * (h + gap) - gap, columns * (w + gap) - gap, *pictures.shape[3:])
+    page = np.full(shape, 255, np.uint8)
+    for index, picture in enumerate(pictures):
+        top, left = index // columns * (h + gap), index % columns * (w + gap)
+        page[top:top + h, left:left + w] = picture
+    return page
 
 
 class Outputs:

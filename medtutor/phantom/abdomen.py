@@ -7,7 +7,6 @@ gas, aorta, vena cava, bowel. CT is in the portal venous phase; MR is like a fat
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -24,9 +23,9 @@ VOLUME_FOV = (170.0, 220.0, 260.0)  # mm: z, y, x; the flanks are cropped
 LEVELS = {"liver": 38.0, "pancreas": 12.0, "kidneys": -20.0}
 #         HU, MR signal
 TISSUE = {"fat": (-100, 0.16), "muscle": (58, 0.27), "bone": (260, 0.20), "marrow": (150, 0.26), "canal": (25, 0.95),
-          "liver": (112, 0.46), "spleen": (125, 0.62), "kidney": (190, 0.74), "sinus": (-40, 0.34), "pancreas": (95, 0.50),
-          "stomach": (28, 0.86), "gas": (-900, 0.02), "blood": (165, 0.06), "cava": (140, 0.12), "bowel": (40, 0.55),
-          "liver tumour": (62, 0.64), "kidney tumour": (95, 0.52)}
+          "liver": (112, 0.46), "spleen": (125, 0.62), "kidney": (190, 0.74), "sinus": (-40, 0.34),
+          "pancreas": (95, 0.50), "stomach": (28, 0.86), "gas": (-900, 0.02), "blood": (165, 0.06),
+          "cava": (140, 0.12), "bowel": (40, 0.55), "liver tumour": (62, 0.64), "kidney tumour": (95, 0.52)}
 
 
 def cohort(n: int, size: int = 64, seed: int = 0, modality: str = "ct", kind: str = "slice",
@@ -37,8 +36,8 @@ def cohort(n: int, size: int = 64, seed: int = 0, modality: str = "ct", kind: st
 
     kind "slice": `image` (n, 1, size, size), `mask` (n, size, size), FOV 340 mm, the patient's right at the image's
     left, at `level`: mm, (n,) mm, "liver", "pancreas", "kidneys" or None for anywhere between. kind "volume":
-    `volume` (n, 1, size, size, size) and `mask` (n, size, size, size) as (z, y, x), 170 x 220 x 260 mm, feet first; `fov` in mm replaces
-    either.
+    `volume` (n, 1, size, size, size) and `mask` (n, size, size, size) as (z, y, x), 170 x 220 x 260 mm, feet
+    first. `fov` in mm replaces either field of view.
     modality "ct" is in HU / 1000, or in [0, 1] over `window` (low, high) HU; "mr" in [0, 1] with bias field and noise.
     Classes are in names["mask"], which is `CLASSES`. `noisy=False` leaves out noise, texture and bias field.
 
@@ -124,10 +123,11 @@ def build(draws: Draws, mirrored: Tensor, prevalence: dict[str, float], twin_kid
     add("cavity", cavity, "fat", within="wall")
     _spine(add, at, cavity)
     if twin_kidneys:
-        add("liver", ellipsoid(at(-58, -76, 0), at(54, u(38, 44), 120)) & cavity & half_space(at(0, 1, 0), at(0, -34, 0)),
-            "liver", within="cavity", organ="liver")
-        add("stomach", ellipsoid(at(58, -72, 0), at(u(34, 42), 30, 110)) & cavity & half_space(at(0, 1, 0), at(0, -40, 0)),
-            "stomach", within="cavity", organ="stomach")
+        front = [cavity & half_space(at(0, 1, 0), at(0, y, 0)) for y in (-34, -40)]
+        add("liver", ellipsoid(at(-58, -76, 0), at(54, u(38, 44), 120)) & front[0], "liver", within="cavity",
+            organ="liver")
+        add("stomach", ellipsoid(at(58, -72, 0), at(u(34, 42), 30, 110)) & front[1], "stomach", within="cavity",
+            organ="stomach")
         add("aorta", _pole(at(0, 36, 0), 9 + 0 * girth), "blood", within="cavity", organ="aorta")
     else:
         _viscera(add, draws, at, cavity)
@@ -144,13 +144,13 @@ def _pole(centre: Tensor, radius: Tensor) -> Shape:
 
 def _spine(add, at, cavity: Shape) -> None:
     """Vertebra, canal, processes and the muscles beside them; symmetric. Levels between discs are not modelled."""
-    none = ()
     add("vertebra", ellipsoid(at(0, 68, 0), at(23, 18, math.inf)), "bone", within="cavity", organ="vertebra")
     add("marrow", ellipsoid(at(0, 68, 0), at(20, 15, math.inf)), "marrow", within="vertebra", organ="vertebra")
-    add("canal", ellipsoid(at(0, 93.5, 0), at(9, 7, math.inf)), "canal", within="wall", over=none)
+    add("canal", ellipsoid(at(0, 93.5, 0), at(9, 7, math.inf)), "canal", within="wall")
     for side in (-1, 1):
         turn = rotation(torch.tensor([side * 38.0]), "z")
-        add("lamina", ellipsoid(at(side * 13, 92, 0), at(3.5, 11, math.inf), turn), "bone", within="wall", organ="vertebra")
+        add("lamina", ellipsoid(at(side * 13, 92, 0), at(3.5, 11, math.inf), turn), "bone", within="wall",
+            organ="vertebra")
         add("psoas", ellipsoid(at(side * 40, 74, 0), at(14, 15, math.inf)) & cavity, "muscle", within="cavity")
 
 
@@ -168,20 +168,21 @@ def _viscera(add, draws: Draws, at, cavity: Shape) -> None:
     add("gas", stomach & half_space(at(0, 1, 0), at(0, u(-56, -42), 0)), "gas", within="stomach", organ="stomach")
     line = torch.stack([at(-34, 2, -4), at(-16, -6, 8), at(14, -2, 12), at(44, 8, 16), at(72, 22, 26)], 1)
     line = line + torch.stack([at(0, u(-4, 4), u(-4, 4)) for _ in range(5)], 1)
-    add("pancreas", tube(line, u(9, 12)), "pancreas", within="cavity", over=("stomach", "liver", "left lobe", "spleen", "gas"),
-        organ="pancreas")
+    add("pancreas", tube(line, u(9, 12)), "pancreas", within="cavity",
+        over=("stomach", "liver", "left lobe", "spleen", "gas"), organ="pancreas")
     others = ("liver", "left lobe", "pancreas", "stomach")
     add("aorta", _pole(at(8, 37, 0), u(9, 11)), "blood", within="cavity", organ="aorta", over=others)
     add("cava", ellipsoid(at(-20, 33, 0), at(u(10, 13), u(8, 11), math.inf)), "cava", within="cavity", over=others)
     for k, x in enumerate((-88, -52, -17, 18, 53, 88)):
-        loop = ellipsoid(at(x, -48 + 8 * (k % 2) + u(-8, 8) + 0.0028 * x * x, u(-58, -38)), at(16, u(14, 20), u(14, 22)))
+        y = -48 + 8 * (k % 2) + u(-8, 8) + 0.0028 * x * x
+        loop = ellipsoid(at(x, y, u(-58, -38)), at(16, u(14, 20), u(14, 22)))
         add(f"bowel {k}", loop & cavity, "bowel", within="cavity", over=("liver", "left lobe", "stomach"))
         gut = half_space(at(0, 1, 0), at(0, -58 + u(-6, 6), 0))
         add(f"bowel gas {k}", loop & cavity & gut, "gas", within=f"bowel {k}", present=draws.chance(0.5))
 
 
-def _kidneys(add, draws: Draws, at, mirrored: Tensor, twin: bool, over: tuple[str, ...]) -> list[tuple[Tensor, Tensor]]:
-    """Both kidneys; returns centre and semi-axes, right first. For twins the draws belong to the sides of the IMAGE, so
+def _kidneys(add, draws: Draws, at, mirrored: Tensor, twin: bool, over: tuple[str, ...]) -> list[Tensor]:
+    """Both kidneys; returns their centres (N, 3), right first. For twins the draws belong to the sides of the IMAGE, so
     that mirroring the patient leaves the picture around the kidneys as it was."""
     u, drawn = draws.uniform, []
     for _ in range(2):
@@ -199,7 +200,7 @@ def _kidneys(add, draws: Draws, at, mirrored: Tensor, twin: bool, over: tuple[st
         add(name, ellipsoid(centre, radii, turn), "kidney", within="cavity", over=over, organ=name)
         sinus = ellipsoid(centre + at(-side * 9, -3, 0), at(rx * 0.45 * hilum, ry * 0.42, rz * 0.5), turn)
         add(f"{name} sinus", sinus, "sinus", within=name)
-        made.append((centre, radii))
+        made.append(centre)
     return made
 
 
@@ -210,24 +211,28 @@ def _lesions(add, draws: Draws, at, kidneys: list, prevalence: dict, twin: float
     has_liver, more = draws.chance(prevalence["liver tumour"]), draws.chance(0.4)
     lobe = ((-75, -48), (-58, -48)) if twin_kidneys else ((-95, -20), (-62, 18))
     for k, ((x, y), on) in enumerate(zip(lobe, (has_liver, has_liver & more), strict=True)):
-        place = at(x + u(-6, 6), y + u(-8, 6) * (0.5 if twin_kidneys else 2), (-22 if twin_kidneys else 38) + u(-22, 22))
+        depth, height = (0.5, -22) if twin_kidneys else (2, 38)
+        place = at(x + u(-6, 6), y + u(-8, 6) * depth, height + u(-22, 22))
         radius = u(6, 9) if twin_kidneys else u(8, 18)
         mass = ellipsoid(place, radius[:, None] * u(0.85, 1.15, 3))
         add(f"liver tumour {k}", mass, "liver tumour", within="liver", organ="liver tumour", present=on,
             over=("liver tumour 0", "left lobe"))
     found = torch.zeros(n, 2, dtype=torch.bool)
+    single, upper = draws.chance(prevalence["kidney tumour"]), draws.chance(0.5)
     for k, pole in enumerate((-1, 1)):
         on, first, radius = draws.chance(prevalence["kidney tumour"]), draws.chance(0.5), u(10, 13)
         paired = draws.chance(twin or 0.0)
         spot = torch.stack([u(8, 13), u(-5, 3), pole * u(22, 27)], 1)
         if twin is None:
-            on, paired = on & (draws.chance(0.5) == (pole > 0)), paired & False
-        for side, (name, (centre, _)) in zip((-1, 1), zip(("right kidney", "left kidney"), kidneys, strict=True), strict=True):
-            own = first ^ mirrored if side < 0 else ~(first ^ mirrored)
-            wobble = draws.normal(0, 0.7, 3)
-            place = centre + spot * at(side, 1, 1) + wobble
+            on, paired = single & (upper == (pole > 0)), paired & False
+        wobble = draws.normal(0, 0.7, 2, 3)
+        wobble = torch.where(mirrored[:, None, None], wobble.flip(1), wobble)
+        for s, name in enumerate(("right kidney", "left kidney")):
+            own = first ^ mirrored ^ (s == 1)
+            place = kidneys[s] + (spot + wobble[:, s]) * at(2 * s - 1, 1, 1)
+            mass = ellipsoid(place, radius[:, None].expand(n, 3))
             for kind, here in (("kidney tumour", on & own & ~paired), ("paired cyst", on & paired)):
-                add(f"{kind} {name} {k}", ellipsoid(place, radius[:, None].expand(n, 3)), "kidney tumour", within="cavity",
+                add(f"{kind} {name} {k}", mass, "kidney tumour", within="cavity",
                     over=(name, f"{name} sinus", *beneath), organ=kind, present=here)
         found |= torch.stack([on & ~paired, on & paired], 1)
     return torch.cat([has_liver[:, None], found], 1).float()

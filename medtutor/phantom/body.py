@@ -48,8 +48,8 @@ class Builder:
         """Add `shape` (or a tube's list of shapes) with an absolute value (N,) or float per modality.
 
         The shape must lie inside the part named `within` (air if None), whose value it replaces. It is painted over
-        the parts named in `over`: on each intersection, convex too, their deltas are taken away again. `organ` is one of the
-        body's organs (None: not labelled); later parts win the label. Where `present` (N,) is False the part is absent.
+        the parts named in `over`: on each intersection, convex too, their deltas are taken away. `organ` is one of
+        the body's organs (None: not labelled); later parts win the label. Where `present` (N,) is False it is absent.
         """
         shapes = shape if isinstance(shape, list) else [shape]
         on = torch.ones(self.n) if present is None else present.double().expand(self.n)
@@ -191,7 +191,7 @@ class Body:
 
     def volume(self, size: int, fov: float | tuple[float, float, float], modality: str = "ct",
                ) -> tuple[Tensor, Tensor]:
-        """Values and labels (N, size, size, size) of the box of `fov` mm (z, y, x) at the isocentre, bottom slice first."""
+        """Values and labels (N, size, size, size) of the box of `fov` mm (z, y, x) at the isocentre, feet first."""
         z, y, x = (fov,) * 3 if isinstance(fov, (int, float)) else fov
         grids = torch.meshgrid(*(_axis(size, f) for f in (z, y, x)), indexing="ij")
         points = torch.stack([grids[2], grids[1], grids[0]], -1).view(-1, 3)

@@ -1,9 +1,9 @@
-"""Convex solids for the digital patient, N at a time: ellipsoids, cylinders, half-spaces, curved tubes. Lengths in mm."""
+"""Convex solids for the digital patient, N at a time: ellipsoids, cylinders, half-spaces, tubes. Lengths in mm."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -55,6 +55,11 @@ def half_space(normal: Tensor, point: Tensor) -> Shape:
                  (normal * point).sum(-1, keepdim=True), point, point.new_full((len(point),), FAR))
 
 
+def opposite(half: Shape) -> Shape:
+    """The other side of a half-space."""
+    return replace(half, normal=-half.normal, offset=-half.offset)
+
+
 def everywhere(n: int, planes: int) -> Shape:
     """n times the whole space, written as `planes` half-spaces."""
     none = torch.zeros(n, planes, dtype=torch.float64)
@@ -64,13 +69,15 @@ def everywhere(n: int, planes: int) -> Shape:
 
 
 def tube(points: Tensor, radius: Tensor | float) -> list[Shape]:
-    """A curved tube of one `radius` (N,) along the polyline `points` (N, K, 3), as K - 1 cylinder segments.
+    """A curved tube along the polyline `points` (N, K, 3), as K - 1 cylinder segments of one `radius` or (N,) or, where
+    it tapers, (N, K - 1).
 
     Neighbours meet in the plane that bisects their angle, so they neither overlap nor leave a gap, and the tube keeps
     one value through every joint. Turns should stay below 90 degrees and segments longer than the radius.
     """
     points = points.double()
-    radius = torch.as_tensor(radius, dtype=torch.float64).expand(len(points))
+    radius = torch.as_tensor(radius, dtype=torch.float64)
+    radius = (radius[:, None] if radius.ndim == 1 else radius).expand(len(points), points.shape[1] - 1)
     step = points[:, 1:] - points[:, :-1]
     length = step.norm(dim=-1)
     along = step / length[..., None].clamp(min=1e-9)
@@ -78,11 +85,11 @@ def tube(points: Tensor, radius: Tensor | float) -> list[Shape]:
     mitre = mitre / mitre.norm(dim=-1, keepdim=True).clamp(min=1e-9)
     eye, segments = torch.eye(3, dtype=torch.float64), []
     for k in range(step.shape[1]):
-        form = (eye - along[:, k, :, None] * along[:, k, None, :]) / radius[:, None, None] ** 2
+        form = (eye - along[:, k, :, None] * along[:, k, None, :]) / radius[:, k, None, None] ** 2
         normal = torch.stack([-mitre[:, k], mitre[:, k + 1]], 1)
         offset = (normal * points[:, k:k + 2]).sum(-1)
         middle = (points[:, k] + points[:, k + 1]) / 2
-        reach = ((length[:, k] / 2 + radius) ** 2 + radius**2).sqrt()
+        reach = ((length[:, k] / 2 + radius[:, k]) ** 2 + radius[:, k] ** 2).sqrt()
         segments.append(Shape(form[:, None], middle[:, None], normal, offset, middle, reach))
     return segments
 

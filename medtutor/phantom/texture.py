@@ -66,7 +66,7 @@ def cloud(n: int, seed: int, stream: str, size: int, cells: int, dims: int = 2, 
         field = noise(n, seed, f"{stream}/{k}", (count,) * dims)
         place = (torch.arange(size) + 0.5) / size * (count - 3) + 1
         spline = _cubic((place[:, None] - torch.arange(count)).abs())
-        for axis in range(1, dims + 1):
+        for _ in range(dims):
             field = torch.tensordot(field, spline, ([1], [1]))
         total, power = total + field * 0.5**k, power + 0.25**k
     return total / math.sqrt(power * 0.479**dims)  # 0.479: mean of the squared weights along one axis
@@ -101,7 +101,8 @@ def expose(line: Tensor, white: Tensor, photons: Tensor | float = 2e4, scatter: 
 
     Beer-Lambert transmission, scatter (a wide blur of it, `scatter` times the primary), detector blur of `sharpness`
     pixels, quantum noise for `photons` per pixel in air (N,), the logarithm, and the automatic window of a digital
-    detector, between the 1st and 97th percentile of the picture's middle, then `gamma`. `white` is standard normal (N, H, W).
+    detector, between the 1st and 97th percentile of the picture's middle, then `gamma`. `white` is standard
+    normal (N, H, W).
     """
     primary = torch.exp(-line)[:, None]
     light = primary + scatter * blur(primary, line.shape[-1] / 10)
@@ -132,7 +133,7 @@ def outline(angle: Tensor, amplitude: Tensor, phase: Tensor) -> Tensor:
 
 
 def boxes(mask: Tensor) -> Tensor:
-    """Boxes (N, K, 4) as x0, y0, x1, y1 in pixels (x1, y1 exclusive) of boolean layers (N, K, H, W); NaN where empty."""
+    """Boxes (N, K, 4) as x0, y0, x1, y1 in pixels, ends exclusive, of boolean layers (N, K, H, W); NaN where empty."""
     made = []
     for axis in (-2, -1):
         line = mask.any(axis)

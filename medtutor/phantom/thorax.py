@@ -15,6 +15,7 @@ from torch import Tensor
 
 from medtutor.cohort import Cohort
 from medtutor.phantom.body import Body, Builder, Shape, ellipsoid, half_space, rotation, tube
+from medtutor.phantom.shape import FAR, opposite
 from medtutor.phantom.texture import Draws, blur, boxes, cloud, expose, noise
 
 FINDINGS = ("effusion", "nodule", "consolidation", "cardiomegaly")
@@ -51,7 +52,7 @@ def cohort(n: int, size: int = 64, seed: int = 0, modality: str = "xray", view: 
     severity_<finding>, sex (0 female, 1 male), age, marker, cardiothoracic_ratio, level (CT slices).
     """
     if modality not in ("xray", "ct") or kind not in ("slice", "volume"):
-        raise ValueError(f'modality must be "xray" or "ct" and kind "slice" or "volume", but got {modality!r}, {kind!r}')
+        raise ValueError(f'need modality "xray" or "ct", kind "slice" or "volume", but got {modality!r}, {kind!r}')
     draws = Draws(n, seed, "thorax", 640)
     severity = _severities(n, draws, prevalence, severity)
     bodies, facts, heights = build(draws, severity)
@@ -101,7 +102,9 @@ def _tomograms(bodies: Body, size: int, seed: int, kind: str, level, noisy: bool
         for finding in reversed(SIDED):
             for side in (1, 0):
                 level = torch.where(meta[f"severity_{finding}"][:, side] > 0, heights[finding][:, side], level)
-    level = torch.as_tensor(LEVELS.get(level, level) if isinstance(level, str) else level, dtype=torch.float64)
+    if isinstance(level, str) and level not in LEVELS:
+        raise ValueError(f"level must be in mm or one of {', '.join(LEVELS)}, but got {level!r}")
+    level = torch.as_tensor(LEVELS[level] if isinstance(level, str) else level, dtype=torch.float64)
     value, mask = bodies.slice(level, size, FOV)
     if noisy:
         grain = noise(n, seed, "ct", (1, size, size))
@@ -170,24 +173,25 @@ def build(draws: Draws, severity: dict[str, Tensor]) -> tuple[Body, dict, dict]:
     def pipe(thick) -> Shape:
         return ellipsoid(at(0, 0, 0), torch.stack([girth * 160 + thick, girth * 100 + thick, 0 * fat + math.inf], 1))
 
-    under = half_space(at(0, 0, 1), at(0, 0, 138))
-    b.add("fat", pipe(fat + 4) & slopes(58, 138) & under, ct=-95)
-    b.add("neck", ellipsoid(at(0, 15, 0), at(58, 58, math.inf)) & half_space(at(0, 0, -1), at(0, 0, 138)), ct=35)
-    b.add("muscle", pipe(0 * fat) & slopes(58, 126) & under, within="fat", ct=45)
+    under = half_space(at(0, 0, 1), at(0, 0, 150))
+    b.add("fat", pipe(fat + 4) & slopes(58, 150) & under, ct=-95)
+    b.add("neck", ellipsoid(at(0, 15, 0), at(58, 58, math.inf)) & half_space(at(0, 0, -1), at(0, 0, 150)), ct=35)
+    b.add("muscle", pipe(0 * fat) & slopes(58, 141) & under, within="fat", ct=45)
     for side in (-1, 1):
         b.add("breast", ellipsoid(at(side * 80, -girth * 100 - 4, -58), at(66, 27, 64)), over=("fat", "muscle"),
               ct=-30, present=~male)
     # ---- lungs: bullets that widen downwards, cut by the mediastinum
-    lungs, reach, height = [], [], draws.normal(130, 6) * tall
+    lungs, reach, height = [], [], draws.normal(120, 4.5) * tall.clamp(0.92, 1.06)
     for side in (-1, 1):
-        radii, turn = torch.stack([girth * 67, girth * 88, height + 70], 1), rotation(torch.full((n,), -side * 5.0), "y")
-        lung = ellipsoid(at(side * girth * 76, 6, -70), radii, turn)
+        radii, turn = at(girth * 67, girth * 88, height + 45), rotation(torch.full((n,), -side * 5.0), "y")
+        lung = ellipsoid(at(side * girth * 76, 6, -45), radii, turn)
         reach.append(girth * 76 + (turn[:, 0] ** 2 * radii**2).sum(-1).sqrt())
-        lungs.append(lung & half_space(at(-side, 0, 0.06), at(side * 15, 0, 0)) & half_space(at(0, 0, -1), at(0, 0, -165)))
+        lungs.append(lung & half_space(at(-side, 0, 0.06), at(side * 15, 0, 0))
+                     & half_space(at(0, 0, -1), at(0, 0, -165)))
         b.add(f"{SIDES[side > 0]} lung", lungs[-1], within="muscle", ct=draws.normal(-850, 20),
               organ=f"{SIDES[side > 0]} lung")
     both, dome = ("right lung", "left lung"), draws.normal(-88, 5)
-    heights = _findings(b, draws, severity, lungs, girth, dome)
+    heights, dry = _findings(b, draws, severity, lungs, girth, dome)
     fluid, haze = ("right effusion", "left effusion"), ("right consolidation", "left consolidation")
     # ---- heart: its width is set by the cardiothoracic ratio; two planes part it from liver and stomach
     ratio = torch.where(severity["cardiomegaly"] > 0, 0.53 + 0.14 * severity["cardiomegaly"], u(0.40, 0.47))
@@ -198,18 +202,16 @@ def build(draws: Draws, severity: dict[str, Tensor]) -> tuple[Body, dict, dict]:
     scale = ratio * (reach[0] + reach[1]) / (high - low)
     heart, atrium = (_stretched(p, torch.stack([scale, scale**0.5, scale**0.5], 1), at(4, -20, -40)) & rest[0] & rest[1]
                      for p in parts)
-    _vessels(b, draws, girth, lungs, heart, dome)
+    _vessels(b, draws, girth, lungs, (heart, atrium), dome, dry)
     b.add("mediastinum", ellipsoid(at(0, -4, 62), at(27, 46, 84)), within="muscle", over=both, ct=20)
     b.add("heart", heart, within="muscle", over=(*both, *fluid, *haze, "mediastinum"), ct=48, organ="heart")
     b.add("atrium", atrium, within="muscle", over=(*both, *fluid, *haze, "mediastinum", "heart"), ct=48, organ="heart")
-    _aorta_trachea(b, draws, age, both, at)
+    _aorta_trachea(b, draws, age, (*both, *fluid), (heart, atrium), at)
     # ---- below the diaphragm: liver on the right, stomach with its gas bubble on the left
     for side, name in ((-1, "liver"), (1, "stomach")):
         centre = at(side * girth * 74, -8, dome - 72 - 7 * (side + 1))
         sphere = ellipsoid(centre, torch.stack([girth * 72, girth * 90, 0 * dome + 72], 1))
-        plane = rest[side > 0]
-        plane = Shape(plane.form, plane.centre, -plane.normal, -plane.offset, plane.middle, plane.reach)
-        b.add(name, sphere & plane, within="muscle", over=(*both, *fluid), ct=60 if side < 0 else 45,
+        b.add(name, sphere & opposite(rest[side > 0]), within="muscle", over=(*both, *fluid), ct=60 if side < 0 else 45,
               organ="liver" if side < 0 else None)
     b.add("gas", ellipsoid(at(girth * 62, draws.normal(-25, 5), dome - 38 + draws.normal(0, 3)), at(26, 26, 13)),
           within="stomach", ct=-950)
@@ -232,25 +234,38 @@ def _extent(*shapes: Shape) -> tuple[Tensor, Tensor]:
             torch.stack([s.middle[:, 0] + h for s, h in zip(shapes, half, strict=True)]).amax(0))
 
 
+def _beside(ellipsoid: Shape, point: Tensor) -> Shape:
+    """The half-space of `point` (N, 3) beyond the plane that touches an ellipsoid between its centre and the point."""
+    arm = point - ellipsoid.centre[:, 0]
+    normal = (ellipsoid.form[:, 0] @ arm[..., None])[..., 0]
+    norm = (normal * arm).sum(-1, keepdim=True).sqrt()
+    return half_space(-normal, ellipsoid.centre[:, 0] + arm / norm)
+
+
 def _findings(b: Builder, draws: Draws, severity: dict, lungs: list[Shape], girth: Tensor, dome: Tensor,
-              ) -> dict[str, Tensor]:
-    """Effusion, nodule and consolidation inside the lungs; returns their heights z (N, 2) for CT slices."""
-    u, heights = draws.uniform, {f: [] for f in SIDED}
+              ) -> tuple[dict[str, Tensor], list[Shape]]:
+    """Effusion, nodule and consolidation inside the lungs; returns their heights z (N, 2), for CT slices, and the
+    half-spaces above the fluid, right and left."""
+    u, heights, dry = draws.uniform, {f: [] for f in SIDED}, []
     above = half_space(torch.tensor([0.0, 0, -1]), torch.stack([0 * dome, 0 * dome, dome + 1], 1))
     for k, side in enumerate((-1, 1)):
         name, lung = SIDES[k], lungs[k]
         grade = severity["effusion"][:, k]  # fluid settles: a level that climbs the chest wall, seen as a meniscus
-        level = dome - 22 + 118 * grade + u(-6, 6)
-        fluid = lung & half_space(torch.tensor([-side * 0.24, -0.2, 0.95]),
-                                  torch.stack([side * girth * 105, 0 * level, level], 1))
-        b.add(f"{name} effusion", fluid, within=f"{name} lung", ct=12, organ=f"{name} effusion", present=grade > 0)
+        level = dome - 22 + 96 * grade + u(-6, 6)
+        surface = half_space(torch.tensor([-side * 0.24, -0.2, 0.95]),
+                             torch.stack([side * girth * 105, 0 * level, torch.where(grade > 0, level, -FAR)], 1))
+        b.add(f"{name} effusion", lung & surface, within=f"{name} lung", ct=12, organ=f"{name} effusion",
+              present=grade > 0)
+        dry.append(opposite(surface))
         heights["effusion"].append(level - 35)
         grade = severity["consolidation"][:, k]
         radius = 20 + 28 * grade
         place = torch.stack([side * girth * u(72, 100), u(-35, 45), u(-60, 60)], 1)
         turn, stretch = rotation(u(-40, 40), "y"), u(0.8, 1.25, 3)
         for shell, density in ((1.0, 110), (0.8, 110), (0.6, 130)):  # nested shells: an edge that fades
-            haze = ellipsoid(place, radius[:, None] * stretch * shell, turn) & lung & above
+            aside = radius[:, None] * u(-0.1, 0.1, 3)
+            haze = ellipsoid(place + aside, radius[:, None] * stretch * shell * u(0.9, 1.1, 3), turn)
+            haze = haze & lung & above & dry[k]
             b.add(f"{name} consolidation", haze, within=f"{name} lung", organ=f"{name} consolidation",
                   present=grade > 0, ct=b.values[f"{name} lung"]["ct"] + density * (0.6 + 0.9 * grade))
         heights["consolidation"].append(place[:, 2])
@@ -261,54 +276,57 @@ def _findings(b: Builder, draws: Draws, severity: dict, lungs: list[Shape], girt
         b.add(f"{name} nodule", nodule, within=f"{name} lung", ct=60, organ=f"{name} nodule", present=grade > 0,
               over=(f"{name} effusion", f"{name} consolidation"))
         heights["nodule"].append(high)
-    return {f: torch.stack(z, 1) for f, z in heights.items()}
+    return {f: torch.stack(z, 1) for f, z in heights.items()}, dry
 
 
-def _vessels(b: Builder, draws: Draws, girth: Tensor, lungs: list[Shape], heart: Shape, dome: Tensor) -> None:
+def _vessels(b: Builder, draws: Draws, girth: Tensor, lungs: list[Shape], chambers: tuple[Shape, Shape],
+             dome: Tensor, dry: list[Shape]) -> None:
     """The hila, and vessels that fan out from them behind the heart and thin out."""
-    back = heart.middle[:, 1] + torch.linalg.inv(heart.form[:, 0])[:, 1, 1].sqrt() + 1
-    clear = half_space(torch.tensor([0.0, -1, 0]), torch.stack([0 * back, back, 0 * back], 1)) \
-        & half_space(torch.tensor([0.0, 0, -1]), torch.stack([0 * dome, 0 * dome, dome + 1], 1))
+    above = half_space(torch.tensor([0.0, 0, -1]), torch.stack([0 * dome, 0 * dome, dome + 1], 1))
     for k, side in enumerate((-1, 1)):
-        name, room = SIDES[k], lungs[k] & clear
-        root = torch.stack([side * girth * 46, draws.normal(24, 2), draws.normal(14 if side > 0 else 6, 4)], 1)
-        b.add(f"{name} vessels", ellipsoid(root, torch.tensor([[11.0, 13, 20]]).expand(b.n, 3)) & room,
+        root = torch.stack([side * girth * 50, draws.normal(25, 2), draws.normal(14 if side > 0 else 6, 4)], 1)
+        name, room = SIDES[k], lungs[k] & above & dry[k] & _beside(chambers[0], root) & _beside(chambers[1], root)
+        b.add(f"{name} hilum", ellipsoid(root, torch.tensor([[9.0, 11, 16]]).expand(b.n, 3)) & room,
               within=f"{name} lung", ct=30)
-        for steer in (-72, -48, -24, 0, 24, 48, 70):
-            rise, out = torch.deg2rad(draws.normal(steer, 6)), torch.deg2rad(draws.normal(10, 16))
+        for steer in (-78, -52, -26, 0, 26, 52, 78):
+            rise, out = torch.deg2rad(draws.normal(steer, 5)), torch.deg2rad(draws.normal(10, 16))
             ahead = torch.stack([side * rise.cos() * out.cos(), out.sin(), rise.sin()], 1)
             bend = torch.stack([side * draws.uniform(-0.15, 0.4), draws.normal(0, 0.2), draws.normal(-0.1, 0.2)], 1)
-            a, c = root + 38 * ahead, root + 38 * ahead + 42 * (ahead + bend)
-            for line, radius in ((torch.stack([root, a], 1), 4.0), (torch.stack([a, c], 1), 2.7)):
-                b.add(f"{name} vessels", [s & room for s in tube(line, radius)], within=f"{name} lung", ct=30)
+            line = torch.stack([root + 18 * ahead, root + 40 * ahead, root + 40 * ahead + 40 * (ahead + bend)], 1)
+            for part in tube(line, torch.tensor([[3.7, 2.6]])):
+                b.add(f"{name} vessels", part & room, within=f"{name} lung", ct=-80)
 
 
-def _aorta_trachea(b: Builder, draws: Draws, age: Tensor, lungs: tuple[str, str], at) -> None:
+def _aorta_trachea(b: Builder, draws: Draws, age: Tensor, lungs: tuple[str, ...], chambers: tuple[Shape, Shape], at,
+                   ) -> None:
     wide = 0.10 * (age - 50) + draws.normal(0, 2)  # the aorta unfolds with age
     arch = torch.stack([at(-14, -22, 10), at(-16, -30, 42), at(-6, -22, 66), at(12 + 0.4 * wide, 0, 74 + 0.4 * wide),
                         at(20 + wide, 26, 62 + 0.3 * wide), at(20 + 0.8 * wide, 41, 25), at(18, 44, -60),
                         at(10, 44, -180)], 1)
     b.add("aorta", tube(arch, draws.normal(14, 1) + 0.03 * (age - 50)), within="muscle", over=(*lungs, "mediastinum"),
           ct=55, organ="aorta")
-    b.add("trachea", tube(torch.stack([at(0, 15, 138), at(0, 15, 200)], 1), 8.5), within="neck", ct=-980, organ="trachea")
-    b.add("trachea", tube(torch.stack([at(0, 15, 138), at(0, 15, 124), at(2, 22, 50)], 1), 8.5), within="muscle",
+    b.add("trachea", tube(torch.stack([at(0, 15, 150), at(0, 15, 210)], 1), 8.5), within="neck", ct=-980,
+          organ="trachea")
+    b.add("trachea", tube(torch.stack([at(0, 15, 150), at(0, 15, 130), at(2, 22, 50)], 1), 8.5), within="muscle",
           over=("mediastinum",), ct=-980, organ="trachea")
+    top = torch.stack([c.middle[:, 2] + torch.linalg.inv(c.form[:, 0])[:, 2, 2].sqrt() for c in chambers]).amax(0) + 1
     for side in (-1, 1):
-        b.add("bronchus", tube(torch.stack([at(2, 22, 46), at(side * 34, 24, 16)], 1), 6.0), within="muscle",
-              over=("mediastinum", *lungs), ct=-980, organ="trachea")
+        fork = tube(torch.stack([at(2, 22, 46), at(side * 34, 24, 20)], 1), 6.0)[0]
+        fork = fork & half_space(at(-side, 0, 0), at(2, 0, 0)) & half_space(at(0, 0, -1), at(0, 0, top))
+        b.add("bronchus", fork, within="muscle", over=("mediastinum", *lungs), ct=-980, organ="trachea")
 
 
 def _skeleton(b: Builder, draws: Draws, girth: Tensor, height: Tensor, at) -> None:
     u, zero = draws.uniform, 0 * girth
-    for k in range(14):
-        z = 152.0 - 25 * k
+    for k in range(15):
+        z = 164.0 - 25 * k
         back = 66 + 10 * math.cos((z - 20) / 110) - 8
         disc = half_space(at(0, 0, 1), at(0, 0, z + 10.5)) & half_space(at(0, 0, -1), at(0, 0, z - 10.5))
         block = ellipsoid(at(0, back, z), at(16.5 + k * 0.4, 14.5 + k * 0.3, math.inf)) & disc
-        b.add("vertebra", replace(block, reach=0 * girth + 30), within="muscle" if z < 130 else "neck", ct=330,
+        b.add("vertebra", replace(block, reach=0 * girth + 30), within="muscle" if z < 135 else "neck", ct=330,
               organ="bone")
         b.add("vertebra", ellipsoid(at(0, back + 31, z - 8), at(3.5, 14, 9)),
-              within="muscle" if z < 130 else "neck", ct=420, organ="bone")
+              within="muscle" if z < 135 else "neck", ct=420, organ="bone")
     drop, slope = draws.normal(62, 5), draws.normal(1, 0.06)
     for rib in range(9):
         head = height * 0.80 - 4 - 21.5 * rib

@@ -53,7 +53,7 @@ def cohort(n: int, size: int = 64, seed: int = 0, domain: str = "fresh", noisy: 
     mask = (r < 1).long()
     # ---- skin with shading and inflammation
     tone = u(0, 1) ** 1.3
-    skin = _ramp(tone)[:, :, None, None] * (1 + 0.05 * field("pores", 24)[:, None] + 0.04 * field("skin", 5, 2)[:, None])
+    skin = _ramp(tone)[:, :, None, None] * (1 + 0.05 * field("pores", 24) + 0.04 * field("skin", 5, 2))[:, None]
     inflamed = _px(u(0.55, 0.95) if ulcer else u(0.0, 0.3)) * torch.sigmoid(
         (1 + _px(u(0.25, 0.7)) + 0.22 * field("flare", 4) - r) * 6)
     rash = _px(u(0.2, 0.8) if ulcer else u(0, 0.2)) * torch.sigmoid((field("rash", 4, 2) - 1.1) * 6)
@@ -61,7 +61,7 @@ def cohort(n: int, size: int = 64, seed: int = 0, domain: str = "fresh", noisy: 
     # ---- the wound bed
     bed = _of(GRANULATION)[None, :, None, None] * (1 + 0.22 * field("grain", 16, 2)[:, None])
     if ulcer:
-        bed = _mix(bed, _of(ERYTHEMA)[None, :, None, None] * (0.55 + 0.45 * skin), _px(u(0.0, 0.7)) * torch.ones_like(r))
+        bed = _mix(bed, _of(ERYTHEMA)[None, :, None, None] * (0.55 + 0.45 * skin), _px(u(0.0, 0.7)))
     bed = _mix(bed, _of(SLOUGH)[None, :, None, None] * (1 + 0.1 * field("fibrin", 12)[:, None]),
                torch.sigmoid((field("slough", 5, 2) - _px(u(0.1, 1.1) if ulcer else u(0.9, 1.8))) * 5))
     if ulcer:

@@ -1,0 +1,190 @@
+"""The engine: the closed-form radiograph against numerical integration, volumes, tubes, composition, determinism."""
+
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medtutor.phantom.body import MU_WATER, Builder, ellipsoid, half_space, rotation, tube
+from medtutor.phantom.texture import Draws, blur, boxes, cloud, rows
+
+
+def at(*xyz, n=2):
+    return torch.tensor([xyz], dtype=torch.float64).expand(n, 3)
+
+
+def torso(n=2):
+    """A trunk with a lung, a heart painted over it, a cut liver and a rib, different for each patient."""
+    grow = torch.linspace(1.0, 1.2, n, dtype=torch.float64)[:, None]
+    b = Builder(n, ("background", "lung", "heart", "liver", "rib"), {"ct": -1000.0})
+    cut = half_space(at(0, 0, 1, n=n), at(0, 0, 110, n=n)) & half_space(at(0.3, 0, -1, n=n), at(0, 0, -110, n=n))
+    b.add("trunk", ellipsoid(at(0, 0, 0, n=n), at(140, 100, math.inf, n=n)) & cut, ct=0.0)
+    turn = rotation(torch.full((n,), 12.0), "y")
+    b.add("lung", ellipsoid(at(55, 10, 10, n=n), at(45, 60, 80, n=n) * grow, turn), within="trunk", ct=-800.0, organ="lung")
+    b.add("heart", ellipsoid(at(20, -20, -10, n=n), at(50, 40, 45, n=n)), within="trunk", over=("lung",), ct=50.0,
+          organ="heart")
+    flat = half_space(at(0, 0, 1, n=n), at(0, 0, -60, n=n)) & half_space(at(1, 0, 0, n=n), at(-20, 0, 0, n=n))
+    b.add("liver", ellipsoid(at(-40, 0, -70, n=n), at(60, 50, 40, n=n)) & flat, within="trunk", ct=60.0, organ="liver")
+    line = torch.tensor([[10.0, 80, 60], [70, 60, 50], [105, 20, 35], [100, -30, 10]]).expand(n, 4, 3)
+    b.add("rib", tube(line, 5.0), within="trunk", over=("lung",), ct=900.0, organ="rib")
+    return b.build()
+
+
+def marched(body, angle, size, fov, step, source=math.inf):
+    """The line integral by brute force: the CT summed along each ray."""
+    a = math.radians(angle)
+    right = torch.tensor([math.cos(a), math.sin(a), 0.0], dtype=torch.float64)
+    beam = torch.tensor([math.sin(a), -math.cos(a), 0.0], dtype=torch.float64)
+    axis = (torch.arange(size, dtype=torch.float64) - (size - 1) / 2) * fov / size
+    v, u = torch.meshgrid(axis, axis, indexing="ij")
+    origin = u[..., None] * right - v[..., None] * torch.tensor([0.0, 0, 1])
+    ray = beam + origin / source
+    t = torch.arange(-240, 240, step, dtype=torch.float64) + step / 2
+    points = origin[:, :, None] + t[:, None] * ray[:, :, None]
+    ct = body.ct(points.view(-1, 3)).view(body.n, size, size, -1)
+    return (MU_WATER * (1 + ct / 1000)).sum(-1) * step * ray.norm(dim=-1)
+
+
+@pytest.mark.parametrize("angle", [0, 90, 180, 33.0, -127.0])
+@pytest.mark.parametrize("source", [math.inf, 900.0])
+def test_radiograph_is_the_line_integral_of_the_ct(angle, source):
+    body = torso()
+    exact = body.xray(angle, 12, 300.0, source)
+    coarse, fine = ((exact - marched(body, angle, 12, 300.0, step, source)).abs().mean() for step in (4.0, 0.5))
+    assert fine < 0.005 and fine < coarse / 3
+    assert exact.max() > 3
+
+
+def test_ap_is_the_mirror_of_pa():
+    body = torso()
+    assert torch.allclose(body.xray(0, 32), body.xray(180, 32).flip(-1), atol=1e-4)
+    assert torch.allclose(body.xray("PA", 32), body.xray("AP", 32), atol=1e-4)
+    near = body.projected("heart", "AP", 64, source=600.0).sum((1, 2))
+    assert (near > body.projected("heart", "PA", 64, source=600.0).sum((1, 2))).all()  # closer to the source: larger
+
+
+def test_windows_do_not_change_the_picture():
+    body = torso()
+    wide = body.xray("PA", 48, 900.0)  # every part fits a small window
+    narrow = body.xray("PA", 16, 300.0)  # nearly none does
+    assert torch.allclose(wide[:, 16:32, 16:32], narrow, atol=2e-3)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.tuples(*[st.floats(20, 60)] * 3), st.floats(-60, 60), st.sampled_from("xyz"))
+def test_ellipsoid_volume_and_shadow(radii, degrees, axis):
+    b = Builder(1, ("background", "ball"), {"ct": -1000.0})
+    turn = rotation(torch.tensor([degrees]), axis)
+    b.add("ball", ellipsoid(at(3, -4, 5, n=1), at(*radii, n=1), turn), ct=0.0, organ="ball")
+    body = b.build()
+    volume = 4 / 3 * math.pi * math.prod(radii)
+    voxels = (body.volume(48, 150.0)[1] == 1).sum() * (150 / 48) ** 3
+    assert voxels == pytest.approx(volume, rel=0.04)
+    line = body.xray(20.0, 96, 160.0).sum() * (160 / 96) ** 2 / MU_WATER
+    assert line == pytest.approx(volume, rel=0.01)
+    inverse = turn[0] @ torch.diag(torch.tensor(radii, dtype=torch.float64) ** 2) @ turn[0].T
+    shadow = math.pi * torch.linalg.det(inverse[[0, 2]][:, [0, 2]]).sqrt()  # onto x, z
+    assert body.projected("ball", "PA", 96, 160.0).sum() * (160 / 96) ** 2 == pytest.approx(float(shadow), rel=0.02)
+
+
+def test_tube_keeps_its_value_through_joints():
+    line = torch.tensor([[[0.0, 0, 0], [30, 10, 0], [50, 35, 15], [45, 60, 40]]], dtype=torch.float64)
+    b = Builder(1, ("background", "vessel"), {"ct": -1000.0})
+    b.add("vessel", tube(line, 6.0), ct=300.0, organ="vessel")
+    body = b.build()
+    along = torch.cat([torch.lerp(a, c, w) for a, c in zip(line[0], line[0, 1:], strict=False)
+                       for w in torch.linspace(0.02, 1, 50, dtype=torch.float64)[:, None]]).view(-1, 3)[:-1]
+    ball = torch.randn(len(along), 3, generator=torch.Generator().manual_seed(0)).double()
+    off = along + ball / ball.norm(dim=1, keepdim=True) * 1.5
+    off = off[2:-2]
+    values = body.ct(off)
+    assert torch.allclose(values, torch.full_like(values, 300.0))
+    around = body.ct(off + 4 * ball[2:-2])
+    assert set(around.unique().round().tolist()) <= {-1000.0, 300.0}
+
+
+def test_composition_shows_the_last_painted_value():
+    body = torso()
+    points = torch.tensor([[30.0, -10, 0], [55, 40, 20], [-60, 0, -75], [0, 0, 90], [0, 0, 200]], dtype=torch.float64)
+    value, organ = body.sample(points)
+    assert value[0].tolist() == pytest.approx([50, -800, 60, 0, -1000], abs=0.01)
+    assert [body.organs[k] for k in organ[0]] == ["heart", "lung", "liver", "background", "background"]
+    grid = (torch.rand(4000, 3, generator=torch.Generator().manual_seed(0)) * 300 - 150).double()
+    assert set(body.ct(grid).round().unique().tolist()) == {-1000.0, -800.0, 0.0, 50.0, 60.0, 900.0}
+
+
+def test_projected_mask_is_the_shadow_of_the_labels():
+    body = torso()
+    _, label = body.volume(48, 240.0)
+    for organ in ("heart", "liver"):
+        seen = (label == body.organs.index(organ)).any(2).flip(1)  # along y; image rows run from the head down
+        mask = body.projected(organ, "PA", 48, 240.0)
+        assert (seen & ~mask).sum() == 0 and (mask & ~seen).float().mean() < 0.02
+
+
+def test_absent_parts_leave_no_trace():
+    b = Builder(2, ("background", "ball"), {"ct": -1000.0})
+    b.add("trunk", ellipsoid(at(0, 0, 0), at(90, 90, 90)), ct=0.0)
+    b.add("ball", ellipsoid(at(0, 0, 0), at(30, 30, 30)), within="trunk", ct=60.0, organ="ball",
+          present=torch.tensor([True, False]))
+    body = b.build()
+    assert body.projected("ball", size=32).flatten(1).any(1).tolist() == [True, False]
+    value, label = body.slice(0.0, 32, 200.0)
+    assert label.flatten(1).amax(1).tolist() == [1, 0] and value[1].max() == 0
+
+
+def test_moving_the_body_moves_the_ct():
+    body, points = torso(), (torch.rand(500, 3, generator=torch.Generator().manual_seed(0)) * 200 - 100).double()
+    turn, shift = rotation(torch.tensor([25.0]), "z")[0], torch.tensor([5.0, -7, 11], dtype=torch.float64)
+    assert torch.allclose(body.moved(turn, shift).ct(points @ turn.T + shift), body.ct(points), atol=1e-3)
+    mirror = torch.diag(torch.tensor([-1.0, 1, 1]))
+    assert torch.allclose(body.moved(mirror).xray("PA", 32), body.xray("PA", 32).flip(-1), atol=1e-4)
+
+
+def test_bad_input_says_what_to_do():
+    with pytest.raises(ValueError, match="view must be one of"):
+        torso().xray("oblique")
+    with pytest.raises(ValueError, match="add that first"):
+        Builder(2, ("background",), {"ct": -1000.0}).add("liver", ellipsoid(at(0, 0, 0), at(1, 1, 1)), within="trunk")
+    with pytest.raises(RuntimeError, match="raise the budget"):
+        Draws(2, 0, "small", 4).uniform(0, 1, 5)
+
+
+def test_random_rows_belong_to_the_patient():
+    assert torch.equal(rows(50, 7, "a", 20)[3], rows(5, 7, "a", 20)[3])
+    table = rows(50, 7, "a", 20)
+    assert len(table.flatten().unique()) > 990 and not torch.equal(table, rows(50, 8, "a", 20))
+
+
+def test_texture_properties():
+    field = cloud(200, 0, "t", 32, 4)
+    assert abs(field.mean()) < 0.05 and 0.8 < field.std() < 1.2
+    assert torch.allclose(cloud(3, 0, "t", 96, 4)[:, 1::3, 1::3], cloud(3, 0, "t", 32, 4), atol=1e-4)
+    spot = torch.zeros(1, 1, 64, 64)
+    spot[..., 32, 32] = 1
+    for sigma in (0.7, 2.0, 6.0):
+        assert blur(spot, sigma).sum() == pytest.approx(1, abs=0.02)
+    mask = torch.zeros(1, 2, 8, 8, dtype=torch.bool)
+    mask[0, 0, 2:5, 3:7] = True
+    assert boxes(mask)[0, 0].tolist() == [3, 2, 7, 5] and boxes(mask)[0, 1].isnan().all()
+
+
+@pytest.mark.parametrize("call", ["thorax.cohort(2, 32, 1)", "abdomen.cohort(2, 32, 1, 'mr')", "wound.cohort(2, 32, 1)"])
+def test_same_in_another_process(call):
+    code = f"""from medtutor.phantom import abdomen, thorax, wound
+import hashlib
+c = {call}
+print(hashlib.sha256(((c.image * 1e3).round().int().numpy() + c.patient.numpy()[:, None, None, None]).tobytes()).hexdigest())
+"""
+    found = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout for _ in "ab"}
+    assert len(found) == 1 and len(found.pop()) == 65
+
+
+def test_importing_the_package_is_cheap():
+    code = "import sys, medtutor.phantom; print('torch' in sys.modules, 'medtutor.phantom.body' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.split() == ["False", "False"]
