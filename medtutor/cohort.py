@@ -6,6 +6,8 @@ A cohort is a table of tensors, one row a case. It indexes like a tensor, splits
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
@@ -127,7 +129,7 @@ class Cohort:
                 for key in arrays.files:
                     group, name = key.split(":", 1)
                     groups[group][name] = arrays[key]
-        except (OSError, ValueError, KeyError, AttributeError, EOFError) as error:
+        except (OSError, ValueError, KeyError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(f"{path} is not a saved Cohort ({error}); delete it and create it again") from error
         column = {g: {k: _column(v) for k, v in groups[g].items()} for g in ("field", "meta")}
         names = {key: tuple(value.tolist()) for key, value in groups["names"].items()}

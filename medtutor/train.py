@@ -41,7 +41,7 @@ def fit(model: nn.Module, cohort: Cohort, loss: Callable[[nn.Module, Cohort], Te
         if weight.ndim == 4:  # as images are laid out; Module.to(memory_format=...) refuses a model of volumes
             weight.data = weight.data.contiguous(memory_format=torch.channels_last)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=lr)
+    optimizer = torch.optim.AdamW(parameters, lr=lr, fused=True)
     # A cycle of one step would consist of its end, where the rate is zero.
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=max(2, epochs * steps))
     recipe = f"{type(model).__name__} {count(model)} {len(cohort)} {epochs} {batch} {lr} {seed}"

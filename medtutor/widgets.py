@@ -246,7 +246,7 @@ def _compress(frames: list, budget: int) -> list[str]:
 
 
 def _uri(frame, quality: int | None, scale: float = 1.0) -> str:
-    """A WebP file: exact without `quality`; with it the smaller of lossy and, for a drawing, 64 colours without loss."""
+    """A WebP file: exact without `quality`; with it the smaller of lossy and (for drawings) 64 colours, lossless."""
     from PIL import Image
 
     if scale != 1:

@@ -5,7 +5,7 @@ import torch
 
 from medtutor.phantom import thorax
 
-NONE = {f: 0.0 for f in thorax.FINDINGS}
+NONE = dict.fromkeys(thorax.FINDINGS, 0.0)
 
 
 def designed(n, **severity):
@@ -13,13 +13,24 @@ def designed(n, **severity):
             else torch.as_tensor(value, dtype=torch.float32).expand(n) for finding, value in severity.items()}
 
 
+def width(mask):
+    """Columns from the first to the last of each mask (N, H, W)."""
+    here = mask.any(1).int()
+    return mask.shape[-1] - here.argmax(1) - here.flip(1).argmax(1)
+
+
 def test_fields_and_ranges():
     c = thorax.cohort(6, 64, 0, marker=0.5)
-    assert c.image.shape == (6, 1, 64, 64) and c.image.dtype == torch.float32
-    assert 0 <= c.image.min() and c.image.max() <= 1 and c.image.isfinite().all()
-    assert c.mask.shape == (6, 7, 64, 64) and c.mask.dtype == torch.bool
+    assert c.image.shape == (6, 1, 64, 64)
+    assert c.image.dtype == torch.float32
+    assert c.image.min() >= 0
+    assert c.image.max() <= 1
+    assert c.image.isfinite().all()
+    assert c.mask.shape == (6, 7, 64, 64)
+    assert c.mask.dtype == torch.bool
     assert c.names["mask"] == ("right lung", "left lung", "heart", *thorax.FINDINGS)
-    assert c.box.shape == (6, 4, 4) and torch.equal(c.box.isnan().all(-1), ~c.mask[:, 3:].flatten(2).any(2))
+    assert c.box.shape == (6, 4, 4)
+    assert torch.equal(c.box.isnan().all(-1), ~c.mask[:, 3:].flatten(2).any(2))
     assert torch.equal(c.label > 0, c.mask[:, 3:].flatten(2).any(2))
 
 
@@ -27,7 +38,8 @@ def test_radiological_convention():
     c = thorax.cohort(8, 64, 1, prevalence=NONE)
     column = torch.arange(64.0)
     middle = [(c.mask[:, k].sum(1) * column).sum(1) / c.mask[:, k].sum((1, 2)) for k in range(3)]
-    assert (middle[0] < 25).all() and (middle[1] > 38).all()  # the right lung is at the image's left
+    assert (middle[0] < 25).all()
+    assert (middle[1] > 38).all()
     assert (middle[2] > 32).all()  # the heart lies to the patient's left
     lung, heart = (c.image[:, 0][m].mean() for m in (c.mask[:, 0] & ~c.mask[:, 2], c.mask[:, 2]))
     assert heart > lung + 0.2  # bone and water bright, air dark
@@ -41,7 +53,9 @@ def test_a_finding_changes_its_own_side_only(finding, side):
     sick = thorax.cohort(n, 64, 2, severity=designed(n, **{finding: where}), noisy=False)
     well = thorax.cohort(n, 64, 2, severity={}, noisy=False)
     k = 3 + thorax.FINDINGS.index(finding)
-    assert (sick.label[:, k - 3] == 1).all() and sick.label.sum() == n and well.label.sum() == 0
+    assert (sick.label[:, k - 3] == 1).all()
+    assert sick.label.sum() == n
+    assert well.label.sum() == 0
     assert sick.mask[:, k].flatten(1).any(1).all()
     assert (sick.mask[:, k] & ~sick.mask[:, side]).sum() == 0  # inside that lung
     assert torch.equal(sick.meta[f"severity_{finding}"], designed(n, x=where)["x"])
@@ -50,20 +64,21 @@ def test_a_finding_changes_its_own_side_only(finding, side):
     change = (sick_ct.volume - well_ct.volume)[:, 0]
     assert change.min() > -0.001  # fluid and tissue replace air
     half = change[..., 16:] if side == 0 else change[..., :16]
-    assert half.abs().max() < 1e-3 and change.max() > 0.1
+    assert half.abs().max() < 1e-3
+    assert change.max() > 0.1
 
 
 @pytest.mark.parametrize("finding", thorax.SIDED)
 def test_severity_grows_the_finding(finding):
     areas = [thorax.cohort(6, 64, 3, severity=designed(6, **{finding: [s, 0.0]})).mask[:, 3 + thorax.FINDINGS.index(
         finding)].sum((1, 2)) for s in (0.3, 0.6, 1.0)]
-    assert (areas[0] < areas[1]).all() and (areas[1] < areas[2]).all()
+    assert (areas[0] < areas[1]).all()
+    assert (areas[1] < areas[2]).all()
 
 
 def test_cardiothoracic_ratio_is_what_the_masks_show():
     c = thorax.cohort(16, 192, 4, prevalence={"cardiomegaly": 0.5, "effusion": 0.0})
-    heart = c.mask[:, 2].any(1).sum(1)
-    chest = c.mask[:, :2].any(1).any(1).sum(1)
+    chest, heart = (width(m) for m in (c.mask[:, :2].any(1), c.mask[:, 2]))
     assert torch.allclose(heart / chest, c.meta["cardiothoracic_ratio"], atol=0.03)
     assert torch.equal(c.meta["cardiothoracic_ratio"] > 0.5, c.label[:, 3] > 0)
     assert 0 < c.label[:, 3].sum() < 16
@@ -73,15 +88,18 @@ def test_cardiothoracic_ratio_is_what_the_masks_show():
 def test_a_patient_does_not_depend_on_the_cohort(options):
     few, many = thorax.cohort(4, 32, 5, **options), thorax.cohort(20, 32, 5, **options)
     assert torch.allclose(few.image[3], many.image[3], atol=2e-3)
-    assert torch.equal(few.label[3], many.label[3]) and few.meta["age"][3] == many.meta["age"][3]
+    assert torch.equal(few.label[3], many.label[3])
+    assert few.meta["age"][3] == many.meta["age"][3]
     assert (few.mask[3] != many.mask[3]).float().mean() < 1e-3
     assert not torch.allclose(thorax.cohort(4, 32, 6, **options).image, few.image, atol=0.05)
 
 
 def test_no_point_is_lighter_than_air():
     c = thorax.cohort(6, 40, 6, "ct", kind="volume", noisy=False)
-    assert c.volume.shape == (6, 1, 40, 40, 40) and c.mask.shape == (6, 40, 40, 40)
-    assert c.volume.min() > -1.06 and c.volume.max() < 1.15
+    assert c.volume.shape == (6, 1, 40, 40, 40)
+    assert c.mask.shape == (6, 40, 40, 40)
+    assert c.volume.min() > -1.06
+    assert c.volume.max() < 1.15
     lung = (c.mask == 1) | (c.mask == 2)
     assert c.volume[:, 0][lung].median() == pytest.approx(-0.85, abs=0.04)
     assert set(c.mask.unique().tolist()) <= set(range(len(thorax.CT_CLASSES)))
@@ -99,13 +117,15 @@ def test_marker_is_burnt_in_where_asked():
     where = torch.tensor([True, False, True])
     c, plain = thorax.cohort(3, 64, 8, marker=where), thorax.cohort(3, 64, 8)
     assert (c.image[:, 0, 3:9, 56:57].amin((1, 2)) > 0.95).tolist() == where.tolist()
-    assert torch.equal(c.image[1], plain.image[1]) and torch.equal(c.meta["marker"], where)
+    assert torch.equal(c.image[1], plain.image[1])
+    assert torch.equal(c.meta["marker"], where)
     assert not torch.equal(c.image[0], plain.image[0])
 
 
 def test_prevalence_is_respected():
     c = thorax.cohort(300, 8, 9, prevalence={"nodule": 0.7, "effusion": 0.0})
-    assert c.label[:, 0].sum() == 0 and 0.6 < c.label[:, 1].mean() < 0.8
+    assert c.label[:, 0].sum() == 0
+    assert 0.6 < c.label[:, 1].mean() < 0.8
 
 
 def test_bad_input_says_what_to_do():

@@ -178,12 +178,15 @@ class Executions(Page):
 
 
 class ChapterFacts(Page):
-    """One line at the top of a chapter: measured time and memory, and what it needs to download."""
+    """One line at the top of a chapter: measured time and memory, and what it needs to download.
 
-    required_arguments = 1
+    The argument is the number of a chapter, by default of the one in which the directive stands.
+    """
+
+    optional_arguments = 1
 
     def content_nodes(self):
-        number = self.arguments[0].zfill(2)
+        number = self.arguments[0].zfill(2) if self.arguments else Path(self.env.docname).name[:2]
         facts = next((notebook.execution(b) for stem, b in self.notebooks().items() if stem[:2] == number), {})
         if not facts:
             return [nodes.paragraph(text="Not executed yet.", classes=["chapter-facts"])]

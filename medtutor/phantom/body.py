@@ -138,38 +138,44 @@ class Body:
                 middle=torch.einsum("npij,npj->npi", turn, g.middle) + shift))
         return replace(self, groups=groups)
 
-    def sample(self, points: Tensor, modality: str | None = "ct") -> tuple[Tensor | None, Tensor]:
+    def sample(self, points: Tensor, modality: str | None = "ct", labelled: bool = True,
+               ) -> tuple[Tensor | None, Tensor]:
         """Values (N, M) of a modality (None: skip) and organ indices (N, M) int64 at shared `points` (M, 3) in mm.
-        Where labelled parts overlap, the later one wins; index 0 is "none of them"."""
+        Where organs overlap, the later part wins; 0 is "none of them", and everywhere without `labelled`."""
         shape = (self.n, len(points))
         value = None if modality is None else torch.full(shape, float(self.background[modality]))
         top, organ_of = torch.zeros(shape), torch.zeros(1 + sum(len(g.order) for g in self.groups), dtype=torch.long)
         for g in self.groups:
             organ_of[g.order + 1] = g.organ.clamp(min=0)
-        step = 4096
+        step = 2048
         for a in range(0, len(points), step):
             block = points[a:a + step].double()
             low, high = block.amin(0), block.amax(0)
             monomials = _monomials3(block).float()
             for g in self.groups:
                 nearest = torch.minimum(torch.maximum(g.middle, low), high)
-                near = ((g.middle - nearest).norm(dim=-1) <= g.reach).any(0)
-                if not near.any():
-                    continue
-                part = g.take(parts=near)
-                inside = _inside(part, monomials)
-                if value is not None:
-                    value[:, a:a + step] += torch.bmm(part.delta[modality].float()[:, None], inside)[:, 0]
-                named = part.organ >= 0
-                if named.any():
-                    rank = ((part.order + 1) * (part.weight > 0))[:, named].float()
-                    best = (inside[:, named] * rank[..., None]).amax(1)
-                    top[:, a:a + step] = torch.maximum(top[:, a:a + step], best)
+                near = (g.middle - nearest).norm(dim=-1) <= g.reach
+                rows_at_once = max(1, _BLOCK // max(1, int(near.any(0).sum()) * len(block)))
+                for rows in _chunks(self.n, rows_at_once):
+                    pick = near[rows].any(0).nonzero()[:, 0]
+                    if value is None:
+                        pick = pick[g.organ[pick] >= 0]
+                    if len(pick) == 0:
+                        continue
+                    part = g.take(rows, pick)
+                    inside = _inside(part, monomials)
+                    if value is not None:
+                        value[rows, a:a + step] += torch.bmm(part.delta[modality].float()[:, None], inside)[:, 0]
+                    named = (part.organ >= 0).nonzero()[:, 0]
+                    if len(named) and labelled:
+                        rank = ((part.order + 1) * (part.weight > 0))[:, named].float()
+                        best = inside[:, named].mul_(rank[..., None]).amax(1)
+                        top[rows, a:a + step] = torch.maximum(top[rows, a:a + step], best)
         return value, organ_of[top.long()]
 
     def ct(self, points: Tensor) -> Tensor:
         """CT values (N, M) in HU at shared `points` (M, 3) in mm."""
-        return self.sample(points, "ct")[0]
+        return self.sample(points, "ct", False)[0]
 
     def slice(self, level: Tensor | float, size: int, fov: float, modality: str = "ct", oversample: int = 2,
               ) -> tuple[Tensor, Tensor]:
@@ -183,7 +189,7 @@ class Body:
         image, mask = [], []
         for rows in _chunks(self.n, 16):
             body = at_zero[rows]
-            fine = body.sample(_plane(size * oversample, fov), modality)[0]
+            fine = body.sample(_plane(size * oversample, fov), modality, False)[0]
             fine = fine.view(-1, size, oversample, size, oversample)
             image.append(fine.mean((2, 4)))
             mask.append(body.sample(_plane(size, fov), None)[1].view(-1, size, size))
@@ -232,7 +238,7 @@ class Body:
 
     def _film(self, frame: tuple, size: int, pixel: float, k: float, wanted: list[int]) -> Tensor:
         total = torch.zeros(self.n, 1 + len(wanted), size * size)
-        tiles = sorted({math.ceil(size * f) for f in (1 / 8, 3 / 16, 9 / 32, 7 / 16, 11 / 16)}) + [size]
+        tiles = sorted({math.ceil(size * f) for f in (1 / 8, 3 / 16, 9 / 32, 7 / 16, 9 / 16, 11 / 16)}) + [size]
         for g in self.groups:
             depth = (g.middle @ frame[0]).abs().clamp(max=0.5 / k if k else FAR)
             need = (2 * g.reach * (1.1 / (1 - k * depth) if k else 1.0) / pixel).amax(0) + 3

@@ -211,10 +211,11 @@ def build(draws: Draws, severity: dict[str, Tensor]) -> tuple[Body, dict, dict]:
     for side, name in ((-1, "liver"), (1, "stomach")):
         centre = at(side * girth * 74, -8, dome - 72 - 7 * (side + 1))
         sphere = ellipsoid(centre, torch.stack([girth * 72, girth * 90, 0 * dome + 72], 1))
-        b.add(name, sphere & opposite(rest[side > 0]), within="muscle", over=(*both, *fluid), ct=60 if side < 0 else 45,
+        belly = sphere & opposite(rest[side > 0])
+        b.add(name, belly, within="muscle", over=(*both, *fluid), ct=60 if side < 0 else 45,
               organ="liver" if side < 0 else None)
-    b.add("gas", ellipsoid(at(girth * 62, draws.normal(-25, 5), dome - 38 + draws.normal(0, 3)), at(26, 26, 13)),
-          within="stomach", ct=-950)
+    gas = ellipsoid(at(girth * 62, draws.normal(-25, 5), dome - 38 + draws.normal(0, 3)), at(26, 26, 13))
+    b.add("gas", gas & belly, within="stomach", ct=-950)
     _skeleton(b, draws, girth, height, at)
     facts = {"sex": male.long(), "age": age.float(), "cardiothoracic_ratio": ratio.float()}
     return b.build(), facts, heights
