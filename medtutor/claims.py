@@ -48,8 +48,9 @@ class Claim:
         if self.baseline is None:
             return f"{show(self.measured)} {self.unit}".strip()
         low, high = self.interval
+        unit = f" {self.unit}" if self.unit else ""
         return (f"{show(self.measured)} against {show(self.baseline)}; difference {show(self.difference, sign=True)} "
-                f"[{show(low, sign=True)}, {show(high, sign=True)}] {self.unit}, {plural(self.seeds, 'seed')}")
+                f"[{show(low, sign=True)}, {show(high, sign=True)}]{unit}, {plural(self.seeds, 'seed')}")
 
     def text(self) -> str:
         measured = f"Measured ({self.metric}): {self.numbers()}."

@@ -72,7 +72,8 @@ class Lab:
         return train.fit(model, cohort, loss, accelerator=self.accelerator, epochs=epochs, checkpoint=path,
                          progress=live(), **options)
 
-    def trials(self, build, cohort: Cohort, loss, score, *, epochs: int, **options) -> Trials:
+    def trials(self, build, cohort: Cohort, loss, score, *, epochs: int, checkpoint: str | None = None,
+               **options) -> Trials:
         """Train one method once for each of `seeds` and score it.
 
         `build(seed)` returns a fresh model; the random state is set to `seed` before, so that two methods start from
@@ -81,7 +82,8 @@ class Lab:
         tables, fits = [], []
         for seed in self.seeds:
             torch.manual_seed(seed)
-            fits.append(self.fit(build(seed), cohort, loss, epochs=epochs, seed=seed, **options))
+            own = f"{checkpoint}-{seed}" if checkpoint else None
+            fits.append(self.fit(build(seed), cohort, loss, epochs=epochs, seed=seed, checkpoint=own, **options))
             tables.append({name: np.asarray(value, dtype=float) for name, value in score(fits[-1].model).items()})
         return Trials({name: np.stack([table[name] for table in tables]) for name in tables[0]}, fits)
 
@@ -92,13 +94,13 @@ class Lab:
     def real(self, default: str, **options) -> Cohort | None:
         """The public dataset of the real-data section, or None after one sentence that says how to get it.
 
-        It is `default` unless the parameter `data` names another one.
+        It is `default`, loaded with `options`, unless the parameter `data` names another one.
         """
         from medtutor import data
 
         name = default if self.data == "phantom" else self.data
         try:
-            return data.load(name, **options)
+            return data.load(name, **(options if name == default else {}))
         except FileNotFoundError as error:
             print(error)
             return None

@@ -40,7 +40,8 @@ def cohort(n: int, size: int = 64, seed: int = 0, modality: str = "xray", view: 
     modality "xray": `image` (n, 1, size, size) in [0, 1], bone bright, with the patient's right at the image's left
     for "PA" (parallel beam) and "AP" (source at 1 m, so that the heart is magnified); "lateral" and angles in degrees
     as in `Body.film`. `mask` (n, K, size, size) boolean: projections of right lung, left lung and heart, then one
-    layer per finding ("cardiomegaly" is the heart where it is enlarged). Projections overlap.
+    layer per finding ("cardiomegaly" is the heart where it is enlarged). Projections overlap: a lung reaches behind
+    heart and diaphragm, and it contains its own findings.
     modality "ct": `image` (n, 1, size, size) or, with kind="volume", `volume` (n, 1, size, size, size), both in
     HU / 1000, with class `mask` (n, size, size) or (n, size, size, size), names["mask"]. A slice is at `level`: mm,
     (n,) mm, "apex", "hilum" or "heart"; None takes the level of the patient's first sided finding, else a random one.
@@ -260,10 +261,10 @@ def _findings(b: Builder, draws: Draws, severity: dict, lungs: list[Shape], girt
         dry.append(opposite(surface))
         heights["effusion"].append(level - 35)
         grade = severity["consolidation"][:, k]
-        radius = 20 + 28 * grade
+        radius = 22 + 34 * grade
         place = torch.stack([side * girth * u(72, 100), u(-35, 45), u(-60, 60)], 1)
         turn, stretch = rotation(u(-40, 40), "y"), u(0.8, 1.25, 3)
-        for shell, density in ((1.0, 110), (0.8, 110), (0.6, 130)):  # nested shells: an edge that fades
+        for shell, density in ((1.0, 150), (0.8, 160), (0.6, 180)):  # nested shells: an edge that fades
             aside = radius[:, None] * u(-0.1, 0.1, 3)
             haze = ellipsoid(place + aside, radius[:, None] * stretch * shell * u(0.9, 1.1, 3), turn)
             haze = haze & lung & above & dry[k]
