@@ -55,6 +55,8 @@ class Lab:
 
         self.accelerator = Accelerator(mixed_precision="bf16" if self.profile == "gpu" else "no")
         self.device = self.accelerator.device
+        #: Every claim of this execution, in order.
+        self.claims: list[Claim] = []
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
@@ -114,16 +116,16 @@ class Lab:
                 metadata={"scrapbook": {"name": name, "mime_prefix": GLUE_PREFIX}})
 
     def claim(self, paper: str, statement: str, *, published: str, expected: float, measured: float,
-              metric: str, unit: str = "", tolerance: float = 0.0) -> Claim:
-        """Show and return a checkable fact: `matches` where `measured` lies within `tolerance` (relative) of
+              metric: str, unit: str = "", tolerance: float = 0.0) -> None:
+        """Show and record a checkable fact: `matches` where `measured` lies within `tolerance` (relative) of
         `expected`, the number in the text `published`, else `differs`. Facts do not depend on the profile."""
         close = abs(measured - expected) <= tolerance * abs(expected)
-        return self._record(Claim(paper, statement, metric, published, float(measured), None,
+        self._record(Claim(paper, statement, metric, published, float(measured), None,
                                   float(measured - expected), None, 0, unit, "matches" if close else "differs"))
 
     def compare(self, paper: str, statement: str, *, published: str, idea, baseline, metric: str, unit: str = "",
-                claimed: str = "higher", key: str | None = None) -> Claim:
-        """Show and return the verdict on `statement` from two score tables of shape (seeds, cases).
+                claimed: str = "higher", key: str | None = None) -> None:
+        """Show and record the verdict on `statement` from two score tables of shape (seeds, cases).
 
         `claimed` says on which side the idea should lie: "higher" or "lower". The verdict follows from the paired
         interval (`medtutor.stats.paired`). In `smoke` nothing is evaluated. With `key` the numbers are glued as
@@ -137,7 +139,7 @@ class Lab:
                           found.interval, found.seeds, unit, found.verdict(claimed))
         if key:
             self._glue_claim(key, claim)
-        return self._record(claim)
+        self._record(claim)
 
     def _glue_claim(self, key: str, claim: Claim) -> None:
         known = claim.measured is not None
@@ -147,11 +149,12 @@ class Lab:
             self.glue(f"{key}-{name}", show(value, sign) if known else "?")
         self.glue(f"{key}-interval", f"[{', '.join(show(v, True) for v in claim.interval)}]" if known else "?")
 
-    def _record(self, claim: Claim) -> Claim:
+    def _record(self, claim: Claim) -> None:
+        # Returning the claim as well would show it twice where the call ends a cell.
         from IPython.display import display
 
+        self.claims.append(claim)
         display(claim)
-        return claim
 
     def table(self, rows: list[dict[str, object]], caption: str) -> None:
         """Show rows as a table with a caption. A tuple (mean, low, high) is shown as a mean with its interval."""

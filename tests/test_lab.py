@@ -86,14 +86,18 @@ def test_glue_formats_numbers_and_keeps_text(shown):
     (100, 0.0, "matches"), (101, 0.0, "differs"), (101, 0.01, "matches"), (99, 0.01, "matches"),
     (101.5, 0.01, "differs"), (float("nan"), 0.5, "differs")])
 def test_a_fact_matches_within_its_relative_tolerance(shown, measured, tolerance, verdict):
-    claim = Lab("01").claim("p", "s", published="100", expected=100, measured=measured, metric="m", tolerance=tolerance)
+    lab = Lab("01")
+    lab.claim("p", "s", published="100", expected=100, measured=measured, metric="m", tolerance=tolerance)
+    claim = lab.claims[-1]
     assert claim.verdict == verdict
     assert shown[0][0] is claim
     assert (claim.baseline, claim.interval) == (None, None)
 
 
 def test_facts_hold_in_every_profile(shown):
-    claim = Lab("01", "smoke").claim("p", "s", published="-5", expected=-5, measured=-5.1, metric="m", tolerance=0.05)
+    lab = Lab("01", "smoke")
+    lab.claim("p", "s", published="-5", expected=-5, measured=-5.1, metric="m", tolerance=0.05)
+    claim = lab.claims[-1]
     assert (claim.verdict, claim.difference) == ("matches", pytest.approx(-0.1))
 
 
@@ -104,13 +108,15 @@ def test_compare_gives_the_verdict_of_the_paired_interval(shown):
     lab = Lab("01")
 
     def verdict(idea, other, claimed):
-        return lab.compare("p", "s", published="?", idea=idea, baseline=other, metric="m", claimed=claimed).verdict
+        lab.compare("p", "s", published="?", idea=idea, baseline=other, metric="m", claimed=claimed)
+        return lab.claims[-1].verdict
 
     assert verdict(better, baseline, "higher") == "holds"
     assert verdict(better, baseline, "lower") == "reversed"
     assert verdict(baseline, better, "lower") == "holds"
     assert verdict(baseline, baseline, "higher") == "not shown"
-    claim = lab.compare("p", "s", published="?", idea=better, baseline=baseline, metric="m", key="k")
+    lab.compare("p", "s", published="?", idea=better, baseline=baseline, metric="m", key="k")
+    claim = lab.claims[-1]
     expected = stats.paired(better, baseline)
     assert (claim.measured, claim.baseline, claim.difference, claim.interval, claim.seeds) == (
         expected.idea, expected.baseline, expected.difference, expected.interval, 3)
@@ -122,8 +128,10 @@ def test_compare_gives_the_verdict_of_the_paired_interval(shown):
 
 
 def test_smoke_evaluates_nothing(shown):
-    claim = Lab("01", "smoke").compare("p", "s", published="?", idea=np.ones((1, 3)), baseline=np.zeros((1, 3)),
-                                       metric="m", key="k")
+    lab = Lab("01", "smoke")
+    lab.compare("p", "s", published="?", idea=np.ones((1, 3)), baseline=np.zeros((1, 3)), metric="m",
+                key="k")
+    claim = lab.claims[-1]
     assert claim.verdict == "not evaluated"
     assert (claim.measured, claim.baseline, claim.difference, claim.interval) == (None,) * 4
     assert glued(shown) == {"k-verdict": "not evaluated", "k-idea": "?", "k-baseline": "?", "k-difference": "?",

@@ -157,7 +157,7 @@ def _spine(add, at, cavity: Shape) -> None:
 def _viscera(add, draws: Draws, at, cavity: Shape) -> None:
     u = draws.uniform
     add("liver", ellipsoid(at(-70 + u(-4, 4), -4, 38), at(u(60, 70), u(76, 86), u(66, 76))) & cavity, "liver",
-        within="cavity", organ="liver")
+        within="cavity", over=("psoas",), organ="liver")
     add("left lobe", ellipsoid(at(-8, -54, 46), at(u(56, 66), u(28, 34), u(34, 42)), rotation(u(-6, 6), "z")) & cavity,
         "liver", within="cavity", over=("liver",), organ="liver")
     add("spleen", ellipsoid(at(100, 28, 44), at(u(20, 25), u(36, 44), u(38, 46)), rotation(u(8, 24), "z")) & cavity,
