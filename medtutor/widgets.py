@@ -27,13 +27,14 @@ SIZES = ((1.0, None), (1.0, 75), (1.0, 55), (0.75, 60), (0.6, 55), (0.5, 50), (0
 
 
 def explore(draw: Callable, *, alt: str, caption: Callable[..., str] | None = None, start: Mapping | None = None,
-            **controls: list) -> None:
+            limit: int = BYTES, **controls: list) -> None:
     """Show `draw(**values)` with one control for each keyword, and let the reader change the values.
 
     `draw` returns a matplotlib figure, or a picture (H, W) or (H, W, 3) in 0..1 or 0..255 (uint8). Each control is a
     list of values, or of (label, value) pairs: numbers become a slider, anything else a menu. `alt` is a sentence that
-    holds for every frame; `caption(**values)` returns the sentence for one frame (by default the values), which is
-    also appended to the alt text. `start` gives first values, by default the first of each list.
+    holds for every frame; `caption(**values)` returns the sentence for one frame (by default the values), which is also
+    appended to the alt text. `start` gives first values, by default the first of each list. `limit` is the most bytes
+    that all frames may take, at most 250 kB.
 
     With an interactive front end the figure is recomputed. Elsewhere (papermill, nbval, MEDTUTOR_LIVE=0) every
     combination is drawn once, at most 120 frames and 250 kB in one self-contained HTML output.
@@ -52,7 +53,7 @@ def explore(draw: Callable, *, alt: str, caption: Callable[..., str] | None = No
     caption = caption or partial(_values_as_text, options)
     if live():
         return display(_live(draw, alt, caption, options, first))
-    html = render(draw, alt, caption, options, first)
+    html = render(draw, alt, caption, options, first, min(limit, BYTES))
     return display({"text/html": html, "text/plain": alt}, raw=True)
 
 
@@ -70,7 +71,8 @@ def live() -> bool:
     return bool(getattr(kernel, "_allow_stdin", False))
 
 
-def render(draw: Callable, alt: str, caption: Callable[..., str], options: dict[str, list], first: dict) -> str:
+def render(draw: Callable, alt: str, caption: Callable[..., str], options: dict[str, list], first: dict,
+           limit: int = BYTES) -> str:
     """The self-contained HTML of `explore`, every frame precomputed. The same content gives the same text."""
     combinations = [dict(zip(options, c, strict=True)) for c in itertools.product(*options.values())]
     frames, captions, kinds = [], [], set()
@@ -87,7 +89,7 @@ def render(draw: Callable, alt: str, caption: Callable[..., str], options: dict[
     for name, values in options.items():
         at = at * len(values) + first[name]
     data = {"alt": alt, "captions": captions, "labels": [[label for label, _ in v] for v in options.values()]}
-    sources, index = _unique(_compress(frames, BYTES - 4_000 - 2 * len(json.dumps(data))))
+    sources, index = _unique(_compress(frames, limit - 4_000 - 2 * len(json.dumps(data))))
     shown = _figure(sources[index[at]], f"{alt} {captions[at]}", captions[at], width, height, is_array)
     # The frame in the <img> is not stored twice: the script takes it from there.
     data |= {"first": index[at], "frames": sources[: index[at]] + [""] + sources[index[at] + 1 :], "index": index}
@@ -97,7 +99,7 @@ def render(draw: Callable, alt: str, caption: Callable[..., str], options: dict[
     html = (f'<div class="medtutor-explore" data-medtutor="{key}" style="color:inherit;max-width:100%">{shown}'
             f'<div class="medtutor-controls" hidden>{inputs}</div></div>'
             f"<script>{SCRIPT.replace('KEY', json.dumps(key)).replace('DATA', text)}</script>")
-    if len(html.encode()) > BYTES:
+    if len(html.encode()) > limit:
         raise ValueError(_too_heavy(len(frames)))
     return html
 
