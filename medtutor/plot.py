@@ -65,7 +65,7 @@ def check_alt(alt: str) -> str:
 
 
 def png(fig: Figure) -> bytes:
-    """`fig` as a PNG file, with a palette of 256 colours where that costs less than one grey level on average."""
+    """`fig` as a PNG file, with a palette of 256 colours where that costs less than three grey levels on average."""
     from PIL import Image
 
     buffer = io.BytesIO()
@@ -74,7 +74,7 @@ def png(fig: Figure) -> bytes:
     small = full.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     error = np.abs(np.asarray(full, np.int16) - np.asarray(small.convert("RGB"), np.int16)).mean()
     out = io.BytesIO()
-    (small if error < 1 else full).save(out, format="png", optimize=True)
+    (small if error < 3 else full).save(out, format="png", optimize=True)
     return out.getvalue()
 
 
