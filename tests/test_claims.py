@@ -49,7 +49,7 @@ def test_html_names_the_verdict_to_style_sheets_and_screen_readers():
 
 
 def test_numbers_carry_interval_seeds_and_sign():
-    assert COMPARED.numbers().strip() == "0.800 against 0.700; difference +0.100 [+0.050, +0.150] , 3 seeds"
+    assert COMPARED.numbers() == "0.800 against 0.700; difference +0.100 [+0.050, +0.150], 3 seeds"
     assert replace(COMPARED, unit="Dice", seeds=1).numbers().endswith("[+0.050, +0.150] Dice, 1 seed")
     assert FACT.numbers() == "5,000,123"
     assert SMOKE.numbers() == "not evaluated in this profile"

@@ -181,8 +181,20 @@ def test_one_autoencoder_serves_all_scales(ch):
     assert sizes[0] == sizes[1]
 
 
+class FourScales(nn.Module):
+    """Four maps of falling size, as the paper's trunk gives: image (B, 1, H, W) -> (B, 8, ...) each."""
+
+    def __init__(self, ch):
+        super().__init__()
+        self.trunk = ch.ShortSightedTrunk(8)
+
+    def forward(self, image):
+        near, far = self.trunk(image)
+        return [near, far, F.avg_pool2d(far, 2), F.avg_pool2d(far, 4)]
+
+
 def tiny(ch, **switches):
-    return ch.GuidedAttentionNet(ch.ShortSightedTrunk(8), [8] * 2, classes=3, channels=8, widths=(8, 8), **switches)
+    return ch.GuidedAttentionNet(FourScales(ch), [8] * 4, classes=3, channels=8, widths=(8, 8), **switches)
 
 
 def test_round_one_decides_what_round_two_sees(ch):
