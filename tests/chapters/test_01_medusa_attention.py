@@ -3,27 +3,12 @@
 The docstring of each test says which removal of the idea it detects.
 """
 
-
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from medtutor.notebook import definitions
-
 WIDTHS = (12, 20, 32, 48)
-
-
-@pytest.fixture(scope="module")
-def ch():
-    return definitions("01")
-
-
-@pytest.fixture(autouse=True)
-def seeded():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
 
 
 @pytest.fixture

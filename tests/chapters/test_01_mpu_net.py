@@ -8,17 +8,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from medtutor.cohort import Cohort
-from medtutor.notebook import definitions
-
-
-@pytest.fixture(scope="module")
-def ch():
-    return definitions("01")
-
-
-@pytest.fixture(autouse=True)
-def seeded():
-    torch.manual_seed(0)
 
 
 def count(*modules):

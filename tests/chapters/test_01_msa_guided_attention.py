@@ -13,20 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from medtutor.notebook import definitions
-
-
-@pytest.fixture(scope="module")
-def ch():
-    return definitions("01")
-
-
-@pytest.fixture(autouse=True)
-def seeded():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
-
 
 def opened(net, ch, value=0.5):
     for gamma in ch.gammas(net):

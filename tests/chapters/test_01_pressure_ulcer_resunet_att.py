@@ -7,12 +7,6 @@ import pytest
 import torch
 
 from medtutor.cohort import Cohort
-from medtutor.notebook import definitions
-
-
-@pytest.fixture(scope="module")
-def ch():
-    return definitions("01")
 
 
 @pytest.fixture
