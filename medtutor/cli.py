@@ -150,13 +150,39 @@ def claims() -> None:
 
 
 @app.command()
-def data(name: Annotated[str | None, typer.Argument(help="Dataset; all when left out.")] = None) -> None:
-    """List the public datasets: licence, size, whether they lie on this machine."""
-    from medtutor.data import available, catalogue, describe
+def data(words: Annotated[list[str] | None, typer.Argument(
+            metavar="[ACTION] [NAME]...", help="list, get NAME, add NAME, verify [NAME], or only NAME.")] = None,
+         yes: Annotated[bool, typer.Option("--yes", help="Accept a licence without commercial use.")] = False) -> None:
+    """List, get, add (your own copy), verify and describe the public datasets."""
+    from medtutor import data
 
-    for known in [name] if name else catalogue():
-        typer.echo(describe(known) if name else f"{known:16}{'here' if available(known) else 'not here':10}"
-                   f"{catalogue()[known].title}")
+    action, *names = words or ["list"]
+    if action == "list":
+        for name, entry in data.catalogue().items():
+            state = "here" if data.available(name) else "not here"
+            way = "at its source" if entry.access else "download" if entry.download else "by hand"
+            typer.echo(f"{name:19} {state:9} {way:14}{entry.size_text():>13}  {entry.licence}  {entry.task}")
+    elif action in ("add", "get") and not names:
+        raise ValueError(f"say which dataset: medtutor data {action} NAME")
+    elif action == "add":
+        for name in names:
+            typer.echo(f"{name}: here, {data.add(name)}")
+    elif action == "get":
+        for name in names:
+            entry = data.find(name)
+            ask = entry.non_commercial and entry.download and not yes and sys.stdin.isatty()
+            accept = yes or ask and not data.available(name) and typer.confirm(f"{entry.licence_text()}: do you agree?")
+            typer.echo(f"{name}: here, {data.get(name, accept=accept, progress=sys.stderr.isatty(), say=typer.echo)}")
+    elif action == "verify":
+        found = {name: data.verify(name) for name in names or filter(data.available, data.catalogue())}
+        for name, faults in found.items():
+            typer.echo(f"{name:19} {'damaged' if faults else 'sound'}")
+            for fault in faults:
+                typer.echo(f"  - {fault}")
+        raise typer.Exit(1 if any(found.values()) else 0)
+    else:
+        for name in words:
+            typer.echo(data.describe(name))
 
 
 @app.command()

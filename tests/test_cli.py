@@ -171,6 +171,7 @@ def test_data_lists_every_dataset_of_the_catalogue(medtutor, tmp_path, monkeypat
     from medtutor.data import catalogue
 
     monkeypatch.setenv("MEDTUTOR_DATA", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     status, out, _ = medtutor("data")
     assert status == 0
     assert [line.split()[:3] for line in out.splitlines()] == [[name, "not", "here"] for name in catalogue()]

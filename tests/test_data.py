@@ -1,10 +1,12 @@
 """Public datasets: the catalogue, a store that may be damaged, and loaders, on a tiny store and on the real one."""
 
+import dataclasses
 import hashlib
 import json
 import os
 import re
 import shutil
+import warnings
 from pathlib import Path
 
 import nibabel
@@ -117,6 +119,41 @@ def test_a_faulty_entry_is_named(change, sentence):
     assert entry.parse(json.dumps({"d": BASE}))["d"].megabytes == 1.5
     with pytest.raises(ValueError, match=re.escape(sentence)):
         entry.parse(json.dumps({"d": row}))
+
+
+FILE = {"path": "x.zip", "urls": ["https://x.org/x.zip"], "sha256": "0" * 64}
+
+
+@pytest.mark.parametrize(("change", "sentence"), [
+    ({"urls": []}, "'d', download: urls must be web addresses or drive:FILE_ID, one at least not on Drive, but got []"),
+    ({"urls": ["drive:abc"]}, "one at least not on Drive"),
+    ({"urls": ["https://x.org/y", "ftp://x.org/x"]}, "urls must be web addresses"),
+    ({"urls": "https://x.org/x.zip"}, "urls must be of type list"),
+    ({"sha256": ""}, "'d', download: sha256 must be 64 hexadecimal digits, or md5: and 32"),
+    ({"sha256": "md5:" + "0" * 64}, "or md5: and 32"),
+    ({"bytes": "many"}, "bytes must be of type int"),
+    ({"unpack": "rar"}, "unpack must be zip, tar or none"),
+    ({"mirror": ""}, "has the unknown field 'mirror'"),
+    ({"path": ...}, "'d', download lacks path"),
+])
+def test_a_faulty_download_is_named(change, sentence):
+    good = {"urls": ["drive:abc", "https://x.org/1", "drive:d", "http://y.org/2"], "sha256": "md5:" + "0" * 32}
+    (parsed,) = entry.parse(json.dumps({"d": BASE | {"download": [FILE | good]}}))["d"].download
+    assert parsed == entry.Resource("x.zip", tuple(good["urls"]), good["sha256"])
+    row = {key: value for key, value in (FILE | change).items() if value is not ...}
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        entry.parse(json.dumps({"d": BASE | {"download": [row]}}))
+
+
+def test_the_downloads_of_the_catalogue_can_be_laid_into_a_store():
+    for name, found in data.catalogue().items():
+        assert re.fullmatch("[a-z0-9][a-z0-9.-]*", name)
+        assert name not in ("list", "get", "verify")
+        assert not (found.download and found.access)
+        paths = [resource.path for resource in found.download]
+        assert len({path.replace("/", "-") for path in paths} | {"tree", "replaced", "MANIFEST.json"}) == len(paths) + 3
+        assert all(entry.safe(resource.path) for resource in found.download)
+        assert found.files > 0 or not found.sha256
 
 
 @pytest.mark.parametrize("text", ["[]", "d: 3", "text"])
@@ -271,6 +308,8 @@ def test_a_bad_manifest_is_refused(copy, change, sentence):
 
 def test_a_dataset_that_the_manifest_does_not_list_is_absent(copy):
     rewrite(copy, lambda rows: [row for row in rows if row["name"] != "wbc-seg"])
+    with pytest.raises(FileNotFoundError, match="the dataset 'wbc-seg'"):
+        data.verify("wbc-seg")
     assert not data.available("wbc-seg")
     with pytest.raises(FileNotFoundError, match="the dataset 'wbc-seg'"):
         data.load("wbc-seg")
@@ -317,8 +356,36 @@ def test_the_cache_folder_is_a_store_too(copy, tmp_path, monkeypatch):
     assert len(data.load("wbc-seg", "train")) > 0
 
 
-def test_another_edition_is_announced(copy):
+def test_a_dataset_is_looked_for_in_the_cache_folder_as_well(copy, tmp_path, monkeypatch):
+    shutil.copytree(copy, tmp_path / "cache/medtutor/data")
+    shutil.rmtree(copy / "wbc-seg")
+    rewrite(copy, lambda rows: [row for row in rows if row["name"] != "dsb2018"])
+    for name in NAMES:
+        assert store.listed(name, "")[0].is_relative_to(copy) == (name == "hippocampus")
+        assert len(data.load(name)) == CASES
+
+
+def test_verifying_reads_everything_and_names_every_fault(copy):
+    data.load("wbc-seg")
+    assert data.verify("wbc-seg") == []
+    path, before = copy / "wbc-seg/images/003.png", (copy / "wbc-seg/images/003.png").stat()
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    (copy / "wbc-seg/masks/005.png").unlink()
+    damaged, missing = data.verify("wbc-seg")
+    assert re.search(r"images/003\.png is damaged: its sha256 is \w{12}\.\.\., the manifest says", damaged)
+    assert re.search(r"masks/005\.png is missing or cannot be read", missing)
+
+
+def test_another_edition_is_announced(copy, monkeypatch):
     with pytest.warns(UserWarning, match="another edition than the catalogue's"):
+        data.load("wbc-seg")
+    unknown = {"wbc-seg": dataclasses.replace(data.find("wbc-seg"), sha256="", files=0)}
+    monkeypatch.setattr(entry, "catalogue", lambda: unknown)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
         data.load("wbc-seg")
 
 

@@ -208,7 +208,8 @@ class DatasetCatalogue(Page):
             licence = link(entry.licence_url, entry.licence)
             rows.append([
                 f"{escape(entry.title)}<br><code>{escape(entry.name)}</code>",
-                f"{escape(entry.task)}; {escape(entry.modality)}; {entry.cases:,} cases, {entry.megabytes:,.1f} MB",
+                f"{escape(entry.task)}; {escape(entry.modality)}; {entry.cases_text()}, {entry.size_text()}"
+                + (f"<br>{escape(entry.access)}" if entry.access else ""),
                 licence + ("<br>no commercial use" if entry.non_commercial else ""),
                 f"{escape(entry.citation)}<br>{link(entry.original, 'original')}, {link(entry.source, 'this copy')}",
             ])

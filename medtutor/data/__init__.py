@@ -1,6 +1,7 @@
 """Public datasets as cohorts: `load("hippocampus", "train")`.
 
-`entry` holds the catalogue, `store` finds and verifies the files on this machine, `loaders` turn them into a `Cohort`.
+`entry` holds the catalogue, `store` finds and verifies the files on this machine, `download` and `archive` bring them
+there, `loaders` turn them into a `Cohort`.
 """
 
 from __future__ import annotations
@@ -8,14 +9,18 @@ from __future__ import annotations
 import inspect
 import warnings
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
-import torch
-
-from medtutor.cohort import Cohort
 from medtutor.data import store
+from medtutor.data.download import get
 from medtutor.data.entry import Entry, catalogue, find
 
-__all__ = ["Entry", "available", "catalogue", "describe", "find", "load"]
+__all__ = ["Entry", "add", "available", "catalogue", "describe", "find", "get", "load", "verify"]
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from medtutor.cohort import Cohort
 
 TEST_FRACTION = 0.2
 
@@ -28,6 +33,9 @@ def load(name: str, split: str | None = None, **options) -> Cohort:
     Raises FileNotFoundError, with how to get it, where the dataset is not on this machine; ValueError for an unknown
     name, part or option, and for a copy that is damaged.
     """
+    # The command that lists and downloads is quick without torch.
+    import torch
+
     from medtutor.data.loaders import LOADERS
 
     entry = find(name)
@@ -38,7 +46,7 @@ def load(name: str, split: str | None = None, **options) -> Cohort:
     if unknown := [option for option in options if option not in known]:
         raise ValueError(f"{name!r} has no option {unknown[0]!r}; its options are {', '.join(known)}")
     files, edition = store.verified(name, store.how_to_get(entry))
-    if edition != entry.sha256:
+    if entry.sha256 and edition != entry.sha256:
         warnings.warn(f"this copy of {name!r} is another edition than the catalogue's ({len(files)} files here, "
                       f"{entry.files} there): numbers will differ from the book's", stacklevel=2)
     cohort = loader(files, **options)
@@ -64,11 +72,32 @@ def available(name: str) -> bool:
     return True
 
 
+def add(name: str) -> Path:
+    """List the files of a dataset that the user laid into the store, as they are, so that `load` takes them.
+
+    Raises FileNotFoundError, with how to get it, where no store has its folder or nothing is in it.
+    """
+    entry = find(name)
+    for place in store.places():
+        if any(path.is_file() for path in (place / name).rglob("*")):
+            return store.add(place, entry, place / name)
+    raise FileNotFoundError(store.how_to_get(entry))
+
+
+def verify(name: str) -> list[str]:
+    """Read every file of a dataset again: a sentence on each that is missing or damaged, none where it is sound.
+
+    Raises FileNotFoundError, with how to get it, where the dataset is not on this machine.
+    """
+    return store.faults(name, store.how_to_get(find(name)))
+
+
 def describe(name: str) -> str:
     """A few lines on a dataset: what it is, its licence, its citation, and where it is or how to get it."""
     entry = find(name)
     lines = [entry.title, f"  task      {entry.task}, {entry.modality}", f"  cases     {entry.cases}",
              f"  shapes    {entry.shapes}", f"  licence   {entry.licence_text()}", f"  cite      {entry.citation}",
              f"  source    {entry.source}", f"  note      {entry.note}" if entry.note else None,
-             f"  here      {store.root() / name}" if available(name) else f"  not here  {store.how_to_get(entry)}"]
+             f"  here      {store.listed(name, '')[0]}" if available(name) else
+             f"  not here  {store.how_to_get(entry)}"]
     return "\n".join(line for line in lines if line)
