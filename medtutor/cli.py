@@ -158,10 +158,11 @@ def data(words: Annotated[list[str] | None, typer.Argument(
 
     action, *names = words or ["list"]
     if action == "list":
-        for name, entry in data.catalogue().items():
-            state = "here" if data.available(name) else "not here"
+        for name, sizes in data.families().items():
+            entry, state = data.find(name), "here" if data.available(name) else "not here"
             way = "at its source" if entry.access else "download" if entry.download else "by hand"
-            typer.echo(f"{name:19} {state:9} {way:14}{entry.size_text():>13}  {entry.licence}  {entry.task}")
+            typer.echo(f"{name:19} {state:9} {way:14}{entry.size_text():>13}  {entry.licence}  {entry.task}"
+                       + (f"; also {', '.join(sizes)}" if sizes else ""))
     elif action in ("add", "get") and not names:
         raise ValueError(f"say which dataset: medtutor data {action} NAME")
     elif action == "add":

@@ -168,13 +168,14 @@ def test_check_ends_with_1_where_a_chapter_is_not_sound(medtutor, executed_book,
 
 
 def test_data_lists_every_dataset_of_the_catalogue(medtutor, tmp_path, monkeypatch):
-    from medtutor.data import catalogue
+    from medtutor.data import catalogue, families
 
     monkeypatch.setenv("MEDTUTOR_DATA", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     status, out, _ = medtutor("data")
     assert status == 0
-    assert [line.split()[:3] for line in out.splitlines()] == [[name, "not", "here"] for name in catalogue()]
+    assert [line.split()[:3] for line in out.splitlines()] == [[name, "not", "here"] for name in families()]
+    assert all(name in out.replace(",", " ").split() for name in catalogue()), "sizes are named beside their set"
     assert "hippocampus" in medtutor("data", "hippocampus")[1]
 
 

@@ -201,13 +201,13 @@ class DatasetCatalogue(Page):
     """The public datasets, from the package's catalogue."""
 
     def content_nodes(self):
-        from medtutor.data import catalogue
+        from medtutor.data import families, find
 
         rows = []
-        for entry in catalogue().values():
+        for entry, sizes in ((find(name), sizes) for name, sizes in families().items()):
             licence = link(entry.licence_url, entry.licence)
             rows.append([
-                f"{escape(entry.title)}<br><code>{escape(entry.name)}</code>",
+                f"{escape(entry.title)}<br>" + ", ".join(f"<code>{escape(name)}</code>" for name in [entry.name, *sizes]),
                 f"{escape(entry.task)}; {escape(entry.modality)}; {entry.cases_text()}, {entry.size_text()}"
                 + (f"<br>{escape(entry.access)}" if entry.access else ""),
                 licence + ("<br>no commercial use" if entry.non_commercial else ""),

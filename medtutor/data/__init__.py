@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from medtutor.data import store
 from medtutor.data.download import get
-from medtutor.data.entry import Entry, catalogue, find
+from medtutor.data.entry import Entry, catalogue, families, find
 
-__all__ = ["Entry", "add", "available", "catalogue", "describe", "find", "get", "load", "verify"]
+__all__ = ["Entry", "add", "available", "catalogue", "describe", "families", "find", "get", "load", "verify"]
 
 if TYPE_CHECKING:
     from pathlib import Path

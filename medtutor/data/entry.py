@@ -71,6 +71,14 @@ def catalogue() -> dict[str, Entry]:
     return parse((Path(__file__).parent / "catalogue.yml").read_text(encoding="utf-8"))
 
 
+def families() -> dict[str, list[str]]:
+    """The names of the catalogue without those of other sizes, each with these: "pathmnist" has "pathmnist-64", ..."""
+    names = list(catalogue())
+    other = {name: re.sub(r"-\d+$", "", name) for name in names}
+    return {name: [n for n in names if n != name and other[n] == name] for name in names
+            if other[name] == name or other[name] not in names}
+
+
 def parse(text: str) -> dict[str, Entry]:
     """The entries in the text of a catalogue. Raises ValueError that names the entry and the field at fault."""
     rows = yaml.safe_load(text)
