@@ -77,9 +77,10 @@ def test_bad_input_says_what_to_do():
 def test_gallery_sheets(name):
     sheet = gallery.sheet(name, n=4, size=32)
     assert sheet.dtype == np.uint8
-    assert sheet.shape == ((4, 32, 32, 3) if name == "wound" else (4, 32, 32))
+    assert sheet.shape == ((4, 32, 32, 3) if name in ("skin", "wound") else (4, 32, 32))
     assert sheet.std() > 20
     assert len({row.tobytes() for row in sheet}) == 4
     modality = gallery.MODALITIES[name]
     assert modality.description.endswith(".")
     assert modality.unrealistic.endswith(".")
+    assert modality.stands_for.endswith(".")

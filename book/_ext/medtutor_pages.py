@@ -207,7 +207,8 @@ class DatasetCatalogue(Page):
         for entry, sizes in ((find(name), sizes) for name, sizes in families().items()):
             licence = link(entry.licence_url, entry.licence)
             rows.append([
-                f"{escape(entry.title)}<br>" + ", ".join(f"<code>{escape(name)}</code>" for name in [entry.name, *sizes]),
+                f"{escape(entry.title)}<br>"
+                + ", ".join(f"<code>{escape(name)}</code>" for name in [entry.name, *sizes]),
                 f"{escape(entry.task)}; {escape(entry.modality)}; {entry.cases_text()}, {entry.size_text()}"
                 + (f"<br>{escape(entry.access)}" if entry.access else ""),
                 licence + ("<br>no commercial use" if entry.non_commercial else ""),
@@ -238,8 +239,40 @@ class PatientGallery(Page):
         section += nodes.paragraph(text=modality.description)
         alt = f"Twelve samples in three rows. {modality.description}"
         section += nodes.image(uri=f"/book/drawn/{name}.png", alt=alt, width="100%")
-        section += nodes.paragraph("", "", nodes.strong(text="Not realistic: "), nodes.Text(modality.unrealistic))
+        for head, text in (("Not realistic", modality.unrealistic), ("Stands in for", modality.stands_for)):
+            section += nodes.paragraph("", "", nodes.strong(text=f"{head}: "), nodes.Text(text))
         return [section]
+
+
+class PatientWords(Page):
+    """One follow-up film with its facts, its report in every style, and questions with their answers."""
+
+    def content_nodes(self):
+        from PIL import Image
+
+        from medtutor.phantom import language, questions, thorax
+
+        films = thorax.cohort(40, 256, seed=5, visits=2)
+        known = {case: language.facts(films, case) for case in range(1, len(films), 2)}
+        case = min(known, key=lambda c: abs(sum(fact.told for fact in known[c]) - 4))
+        told = [fact for fact in known[case] if fact.told]
+        folder = self.source() / "book" / "drawn"
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(films.image[case, 0].mul(255).byte().numpy()).save(folder / "words.png", optimize=True)
+        rows = [[f.finding, f.presence, f.side or "-", f.zone or "-", f.severity or "-", f.change or "-"] for f in told]
+        parts = [nodes.image(uri="/book/drawn/words.png", width="256px", alt="A chest radiograph of the digital "
+                             f"patient, at the second visit, with {', '.join(fact.finding for fact in told)}."),
+                 html(table("What is known of this film (all other findings are absent)",
+                            ["Finding", "Presence", "Side", "Zone", "Severity", "Since the first visit"], rows))]
+        shown = language.pertinent(known[case], seed=1)
+        for style in language.words()["styles"]:
+            text = language.report(shown, style, seed=2, view="PA", indication=told[0].finding).text
+            parts += [nodes.paragraph("", "", nodes.strong(text=f"Style: {style}")),
+                      nodes.literal_block(text, text, language="none", classes=["report"])]
+        asked = questions.questions(known[case], seed=4, balance=0.5)
+        some = [next(q for q in asked if q.kind == kind) for kind in dict.fromkeys(q.kind for q in asked)]
+        return [*parts, html(table("Questions on the same film, one of each kind", ["Question", "Answer", "Options"],
+                                   [[escape(q.text), q.answer, ", ".join(q.options[:6])] for q in some]))]
 
 
 def tiles(pictures, columns: int, gap: int = 4):
@@ -289,4 +322,5 @@ def setup(app) -> dict:
     app.add_directive("chapter-facts", ChapterFacts)
     app.add_directive("dataset-catalogue", DatasetCatalogue)
     app.add_directive("patient-gallery", PatientGallery)
+    app.add_directive("patient-words", PatientWords)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,12 +1,14 @@
 """The digital patient: procedural cohorts whose anatomy, findings and masks are known exactly.
 
-`body` is the engine, `texture` the randomness and the detectors; each modality has `cohort(n, size, seed, ...)`.
+`body` is the engine, `texture` the randomness and the detectors; each modality has `cohort(n, size, seed, ...)`;
+`language` and `questions` put into words what a cohort knows.
 Submodules load on first use, so that importing this package costs nothing.
 """
 
 from importlib import import_module
 
-_SUBMODULES = ("abdomen", "body", "gallery", "shape", "texture", "thorax", "wound")
+_SUBMODULES = ("abdomen", "body", "brain", "cache", "corruptions", "facts", "gallery", "growth", "language",
+               "language_read", "mri", "questions", "shape", "skin", "texture", "thorax", "warp", "wound")
 
 
 def __getattr__(name: str):

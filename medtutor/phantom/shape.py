@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -60,14 +59,6 @@ def opposite(half: Shape) -> Shape:
     return replace(half, normal=-half.normal, offset=-half.offset)
 
 
-def everywhere(n: int, planes: int) -> Shape:
-    """n times the whole space, written as `planes` half-spaces."""
-    none = torch.zeros(n, planes, dtype=torch.float64)
-    return Shape(none[:, :0, None, None].expand(-1, 0, 3, 3), none[:, :0, None].expand(-1, 0, 3),
-                 none[..., None].expand(-1, -1, 3), none + FAR, torch.zeros(n, 3, dtype=torch.float64),
-                 torch.full((n,), math.inf, dtype=torch.float64))
-
-
 def tube(points: Tensor, radius: Tensor | float) -> list[Shape]:
     """A curved tube along the polyline `points` (N, K, 3), as K - 1 cylinder segments of one `radius` or (N,) or, where
     it tapers, (N, K - 1).
@@ -83,15 +74,15 @@ def tube(points: Tensor, radius: Tensor | float) -> list[Shape]:
     along = step / length[..., None].clamp(min=1e-9)
     mitre = torch.cat([along[:, :1], along[:, :-1] + along[:, 1:], along[:, -1:]], 1)
     mitre = mitre / mitre.norm(dim=-1, keepdim=True).clamp(min=1e-9)
-    eye, segments = torch.eye(3, dtype=torch.float64), []
-    for k in range(step.shape[1]):
-        form = (eye - along[:, k, :, None] * along[:, k, None, :]) / radius[:, k, None, None] ** 2
-        normal = torch.stack([-mitre[:, k], mitre[:, k + 1]], 1)
-        offset = (normal * points[:, k:k + 2]).sum(-1)
-        middle = (points[:, k] + points[:, k + 1]) / 2
-        reach = ((length[:, k] / 2 + radius[:, k]) ** 2 + radius[:, k] ** 2).sqrt()
-        segments.append(Shape(form[:, None], middle[:, None], normal, offset, middle, reach))
-    return segments
+    eye = torch.eye(3, dtype=torch.float64)
+    form = (eye - along[..., :, None] * along[..., None, :]) / radius[..., None, None] ** 2
+    normal = torch.stack([-mitre[:, :-1], mitre[:, 1:]], 2)
+    offset = (normal * torch.stack([points[:, :-1], points[:, 1:]], 2)).sum(-1)
+    middle = (points[:, :-1] + points[:, 1:]) / 2
+    reach = ((length / 2 + radius) ** 2 + radius**2).sqrt()
+    columns = (form.split(1, 1), middle.split(1, 1), normal.unbind(1), offset.unbind(1), middle.unbind(1),
+               reach.unbind(1))
+    return [Shape(*column) for column in zip(*columns, strict=True)]
 
 
 def rotation(degrees: Tensor, axis: str) -> Tensor:
