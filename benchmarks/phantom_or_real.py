@@ -38,9 +38,13 @@ def real(root: Path, name: str, limit: int = 400) -> tuple[Tensor, list[str]]:
             rows = [(row["file"], row["patient"]) for row in csv.DictReader(file)]
         rows = rows[::2] + rows[1::2]
     else:
-        rows = [(f"images/{p.name}", re.sub(r"_.*", "", p.name)) for p in sorted((root / name / "images").glob("*.png"))]
+        rows = [
+            (f"images/{p.name}", re.sub(r"_.*", "", p.name)) for p in sorted((root / name / "images").glob("*.png"))
+        ]
     pictures = [Image.open(root / name / file).convert("L").resize((256, 256), Image.BOX) for file, _ in rows[:limit]]
-    return torch.from_numpy(np.stack([np.asarray(p) for p in pictures])).float()[:, None] / 255, [p for _, p in rows[:limit]]
+    return torch.from_numpy(np.stack([np.asarray(p) for p in pictures])).float()[:, None] / 255, [
+        p for _, p in rows[:limit]
+    ]
 
 
 def phantom(n: int, size: int, name: str, seed: int = 0) -> Tensor:
@@ -49,8 +53,16 @@ def phantom(n: int, size: int, name: str, seed: int = 0) -> Tensor:
     prevalence = dict.fromkeys(thorax.FINDINGS, 0.02 if child else 0.05)
     if child:  # half of that set has viral pneumonia
         prevalence |= {"infiltration": 0.25, "pneumonia": 0.2, "edema": 0.25}
-    return thorax.cohort(n, size, seed, age=(1, 6) if child else (18, 85), site=2 if child else None, prevalence=prevalence,
-                         marker=0.8 if child else 0.6, device=None if child else DEVICES).image
+    return thorax.cohort(
+        n,
+        size,
+        seed,
+        age=(1, 6) if child else (18, 85),
+        site=2 if child else None,
+        prevalence=prevalence,
+        marker=0.8 if child else 0.6,
+        device=None if child else DEVICES,
+    ).image
 
 
 def prepared(image: Tensor) -> Tensor:
@@ -61,13 +73,16 @@ def prepared(image: Tensor) -> Tensor:
 
 def auc(score: Tensor, truth: Tensor) -> tuple[float, float, float]:
     """Area under the ROC curve and its 95 % bootstrap interval."""
+
     def area(index: Tensor) -> float:
         s, t = score[index], truth[index]
         gap = s[t > 0][:, None] - s[t < 1]
         return float(((gap > 0).float() + 0.5 * (gap == 0).float()).mean())
 
     generator, groups = torch.Generator().manual_seed(0), [torch.nonzero(truth == v)[:, 0] for v in (0, 1)]
-    drawn = [area(torch.cat([g[torch.randint(len(g), (len(g),), generator=generator)] for g in groups])) for _ in range(500)]
+    drawn = [
+        area(torch.cat([g[torch.randint(len(g), (len(g),), generator=generator)] for g in groups])) for _ in range(500)
+    ]
     low, high = np.quantile(drawn, [0.025, 0.975])
     return area(torch.arange(len(score))), float(low), float(high)
 
@@ -80,11 +95,13 @@ def _spectrum(x: Tensor) -> Tensor:
     return (total[:, 1:33] / ring.bincount()[1:33]).clamp(min=1e-6).log()
 
 
-PROBES = {"spectrum": _spectrum,
-          "histogram": lambda x: x.flatten(1).quantile(torch.linspace(0.01, 0.99, 24), dim=1).T,
-          "8x8 thumbnail": lambda x: F.avg_pool2d(x, 8).flatten(1),
-          "blurred, CNN": lambda x: F.interpolate(F.avg_pool2d(x, 4), size=(SIZE, SIZE), mode="bilinear"),
-          "CNN": lambda x: x}
+PROBES = {
+    "spectrum": _spectrum,
+    "histogram": lambda x: x.flatten(1).quantile(torch.linspace(0.01, 0.99, 24), dim=1).T,
+    "8x8 thumbnail": lambda x: F.avg_pool2d(x, 8).flatten(1),
+    "blurred, CNN": lambda x: F.interpolate(F.avg_pool2d(x, 4), size=(SIZE, SIZE), mode="bilinear"),
+    "CNN": lambda x: x,
+}
 
 
 def _network() -> nn.Module:
@@ -119,7 +136,9 @@ def _scored(x: Tensor, y: Tensor, test: Tensor, seed: int, epochs: int = 12) -> 
         return model(x[test])[:, 0]
 
 
-def told_apart(pictures: Tensor, patients: list[str], phantoms: Tensor, folds: int = 3) -> dict[str, tuple[float, float, float]]:
+def told_apart(
+    pictures: Tensor, patients: list[str], phantoms: Tensor, folds: int = 3
+) -> dict[str, tuple[float, float, float]]:
     """AUC with interval of each probe, over `folds` parts of the patients."""
     x = torch.cat([prepared(pictures), prepared(phantoms)])
     y = torch.cat([torch.ones(len(pictures)), torch.zeros(len(phantoms))])
@@ -142,8 +161,13 @@ def sheet(root: Path, path: Path, rows: int = 4, size: int = 96, colours: int = 
     for name in SETS[:2]:
         pictures = F.interpolate(real(root, name, 6 * rows)[0], size=(size, size), mode="area")
         made = F.interpolate(phantom(len(pictures), 2 * size, name), size=(size, size), mode="area")
-        pair = [torch.cat([p, torch.zeros(6 * rows - len(p), 1, size, size)]).view(rows, 6, size, size).permute(
-            0, 2, 1, 3).reshape(rows * size, 6 * size) for p in (pictures, made)]
+        pair = [
+            torch.cat([p, torch.zeros(6 * rows - len(p), 1, size, size)])
+            .view(rows, 6, size, size)
+            .permute(0, 2, 1, 3)
+            .reshape(rows * size, 6 * size)
+            for p in (pictures, made)
+        ]
         panels.append(torch.cat([pair[0], torch.ones(rows * size, 8), pair[1]], 1))
     grey = torch.cat([panels[0], torch.ones(8, panels[0].shape[1]), panels[1]]).mul(255).byte().numpy()
     Image.fromarray(grey).quantize(colours, dither=Image.Dither.NONE).save(path, optimize=True)

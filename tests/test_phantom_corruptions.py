@@ -79,7 +79,9 @@ def test_noise_is_strongest_behind_dense_paths():
 
 
 def test_dose_reaches_the_cohort():
-    clean, normal, low = (thorax.cohort(3, 48, 1, "ct", level=0.0, noisy=n, dose=d) for n, d in ((False, 1.0), (True, 1.0), (True, 0.05)))
+    clean, normal, low = (
+        thorax.cohort(3, 48, 1, "ct", level=0.0, noisy=n, dose=d) for n, d in ((False, 1.0), (True, 1.0), (True, 0.05))
+    )
     assert (low.image - clean.image).std() > 2 * (normal.image - clean.image).std()
     assert torch.equal(clean.mask, low.mask)
     assert (low.image - clean.image).abs().median() > 0.01

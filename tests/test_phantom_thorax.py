@@ -118,7 +118,7 @@ def test_marker_is_in_its_box_and_nowhere_else():
         x0, y0, x1, y1 = c.meta["marker_box"][i].clamp(0, 64).round().int().tolist()
         change = (c.image[i, 0] - plain.image[i, 0]).abs()
         assert change[y0:y1, x0:x1].max() > 0.1
-        change[max(y0 - 1, 0):y1 + 1, max(x0 - 1, 0):x1 + 1] = 0
+        change[max(y0 - 1, 0) : y1 + 1, max(x0 - 1, 0) : x1 + 1] = 0
         assert change.max() < 0.02
 
 
@@ -184,9 +184,16 @@ def test_ct_and_radiograph_show_one_body():
     ct = thorax.cohort(n, size, 2, "ct", kind="volume", severity=sick, **CALM)
     from medtutor.phantom.body import MU_WATER
     from medtutor.phantom.texture import Draws
+
     grades = {f: torch.zeros(n, 2) if f in SIDED else torch.zeros(n) for f in FINDINGS} | sick
-    bodies, known = thorax.build(Draws(n, 2, "thorax", 1400), {f: s.double() for f, s in grades.items()}, ct.meta["age"].double(),
-                                 ct.meta["sex"] > 0, ct.meta["breath"].double(), arms=False)
+    bodies, known = thorax.build(
+        Draws(n, 2, "thorax", 1400),
+        {f: s.double() for f, s in grades.items()},
+        ct.meta["age"].double(),
+        ct.meta["sex"] > 0,
+        ct.meta["breath"].double(),
+        arms=False,
+    )
     line = bodies.xray("PA", size, thorax.FOV)
     summed = ((ct.volume[:, 0] + 1).clamp(min=0) * MU_WATER).sum(2).flip(1) * thorax.FOV / size
     rows = torch.linspace(0, size - 1, size)[6:-6].long()  # the volume is lower than the film
@@ -215,10 +222,14 @@ def test_prevalence_is_respected():
 
 
 def test_bad_input_says_what_to_do():
-    for options, match in ((dict(prevalence={"flu": 0.5}), "choose from atelectasis"),
-                           (dict(severity={"nodule": torch.zeros(3)}), "must have shape"),
-                           (dict(modality="pet"), "modality"), (dict(modality="ct", level="knee"), "level"),
-                           (dict(device={"ring": 0.5}), "devices are"), (dict(course="odd"), "course"),
-                           (dict(structures=("tail",)), "structures are")):
+    for options, match in (
+        ({"prevalence": {"flu": 0.5}}, "choose from atelectasis"),
+        ({"severity": {"nodule": torch.zeros(3)}}, "must have shape"),
+        ({"modality": "pet"}, "modality"),
+        ({"modality": "ct", "level": "knee"}, "level"),
+        ({"device": {"ring": 0.5}}, "devices are"),
+        ({"course": "odd"}, "course"),
+        ({"structures": ("tail",)}, "structures are"),
+    ):
         with pytest.raises(ValueError, match=match):
             thorax.cohort(2, 16, **options)

@@ -29,7 +29,7 @@ def corrupt(image: Tensor, kind: str, grade: float | Tensor, seed: int = 0) -> T
     crop: a turned, shifted and magnified frame. blocks: quantised cosine coefficients of 8x8 blocks, as in JPEG.
     Raises ValueError for an unknown kind or a grade out of range.
     """
-    n, size = len(image), image.shape[-1]
+    n, _size = len(image), image.shape[-1]
     grade = torch.as_tensor(grade, dtype=torch.float32).expand(n)
     if kind not in KINDS:
         raise ValueError(f"unknown corruption {kind!r}; choose from {', '.join(KINDS)}")
@@ -44,14 +44,17 @@ def _sampled(image: Tensor, angle: Tensor, zoom: Tensor, x: Tensor, y: Tensor) -
     """The picture turned by `angle` (rad), magnified, and moved by (x, y) in half widths; all (N,)."""
     cos, sin = angle.cos() / zoom, angle.sin() / zoom
     theta = torch.stack([torch.stack([cos, -sin, x], 1), torch.stack([sin, cos, y], 1)], 1).float()
-    return F.grid_sample(image, F.affine_grid(theta, list(image.shape), align_corners=False), align_corners=False,
-                         padding_mode="border")
+    return F.grid_sample(
+        image, F.affine_grid(theta, list(image.shape), align_corners=False), align_corners=False, padding_mode="border"
+    )
 
 
 def _motion(image: Tensor, t: Tensor, draws: Draws, seed: int) -> Tensor:
     way, t = draws.uniform(0, math.pi), t.view(-1)
     steps = torch.linspace(-1, 1, 13)
-    return sum(_sampled(image, 0 * t, 1 + 0 * t, 0.14 * t * s * way.cos(), 0.14 * t * s * way.sin()) for s in steps) / len(steps)
+    return sum(
+        _sampled(image, 0 * t, 1 + 0 * t, 0.14 * t * s * way.cos(), 0.14 * t * s * way.sin()) for s in steps
+    ) / len(steps)
 
 
 def _metal(image: Tensor, t: Tensor, draws: Draws, seed: int) -> Tensor:
@@ -117,17 +120,24 @@ def _beams(size: int) -> tuple[Tensor, int, int]:
     angles, bins = math.ceil(1.2 * size), math.ceil(1.42 * size) | 1
     theta = (torch.arange(angles) + 0.5) * math.pi / angles
     axis = torch.arange(size) - (size - 1) / 2
-    place = (theta.cos()[:, None, None] * axis + theta.sin()[:, None, None] * axis[:, None] + (bins - 1) / 2).view(angles, -1)
+    place = (theta.cos()[:, None, None] * axis + theta.sin()[:, None, None] * axis[:, None] + (bins - 1) / 2).view(
+        angles, -1
+    )
     low = place.floor().long()
     row = torch.arange(angles)[:, None] * bins + low
     column = torch.arange(size * size).expand_as(row)
     index = torch.cat([torch.stack([row, column]).flatten(1), torch.stack([row + 1, column]).flatten(1)], 1)
     weight = torch.cat([(1 - place + low).flatten(), (place - low).flatten()])
-    return torch.sparse_coo_tensor(index, weight, (angles * bins, size * size), check_invariants=False).coalesce(), angles, bins
+    return (
+        torch.sparse_coo_tensor(index, weight, (angles * bins, size * size), check_invariants=False).coalesce(),
+        angles,
+        bins,
+    )
 
 
 def low_dose(hu: Tensor, spacing: float, dose: float | Tensor, seed: int = 0, stream: str = "dose") -> Tensor:
-    """CT slices (N, S, S) in HU with the noise of a scan at `dose` (1: standard), for all or (N,); pixels of `spacing` mm.
+    """CT slices (N, S, S) in HU with the noise of a scan at `dose` (1: standard; a number or (N,)), pixels of
+    `spacing` mm.
 
     Noise of variance exp(path) / photons in every ray of a parallel scan goes through filtered backprojection with a
     Hann window, as in a scanner: its spectrum is the windowed ramp, it is strongest along dense paths (streaks between

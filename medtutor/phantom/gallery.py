@@ -35,7 +35,7 @@ def _wound(n: int, size: int, seed: int) -> Cohort:
     return Cohort.cat([half for half in halves if len(half)])
 
 
-_HEADS = ("One average anatomy underlies every head, so folds differ by random fields and not by true folding patterns. "
+_HEADS = ("One average anatomy underlies every head, so folds differ by random fields, not by true folding patterns. "
           "No vessels, face or neck; skull and scalp are even shells. Tumours do not push tissue aside. No motion or "
           "distortion.")
 MODALITIES = {
@@ -43,16 +43,19 @@ MODALITIES = {
         _of("thorax"), 0.0, 1.0,
         "Chest radiographs (PA), the exact line integral through the same bodies as the CT, with fifteen findings, "
         "devices, markers and four sites.",
-        "THORAX-XRAY", "ChestX-ray14, CheXpert, MIMIC-CXR (images, labels, boxes and reports)."),
+        "Organs are smooth solids: no fissures, no airways beyond the main bronchi; lung markings are straight tubes "
+        "and random texture; one photon energy, so no beam hardening; scatter is a plain blur.",
+        "ChestX-ray14, CheXpert, MIMIC-CXR (images, labels, boxes and reports)."),
     "thorax-ct": Modality(
         _of("thorax", modality="ct"), -1.0, 0.4,
         "Axial CT slices of the chest in a wide window, each through the patient's finding where there is one.",
-        "THORAX-CT", "LIDC-IDRI and LUNA16 (nodules), NLST, low-dose CT challenges."),
+        "Organs have one value each, without contrast agent, fissures or motion; vessels are straight tubes.",
+        "LIDC-IDRI and LUNA16 (nodules), NLST, low-dose CT challenges."),
     "abdomen-ct": Modality(
         _of("abdomen"), -0.16, 0.24,
         "Axial CT slices of the abdomen in the portal venous phase, with tumours of the liver and the kidneys.",
         "Organs are ellipsoids with one value each; liver vessels, adrenals, gallbladder, mesentery and most bowel are "
-        "missing; the spine has no discs.", "BTCV, AMOS, KiTS and the liver task of the Medical Segmentation Decathlon."),
+        "missing; the spine has no discs.", "BTCV, AMOS, KiTS, and the liver task of the Decathlon."),
     "abdomen-mr": Modality(
         _of("abdomen", modality="mr"), 0.0, 1.0,
         "MR-like slices of the same abdomens, fat-suppressed T2 contrast with bias field and noise.",
@@ -73,8 +76,8 @@ MODALITIES = {
     "skin": Modality(
         _of("skin"), 0.0, 1.0,
         "Dermoscopic pictures of naevi, melanomas, seborrhoeic keratoses, basal cell carcinomas and vascular lesions, "
-        "drawn from nineteen dermoscopic concepts, with hair, rulers, marker ink, gel bubbles and dark corners that can "
-        "be tied to the diagnosis.",
+        "drawn from nineteen dermoscopic concepts, with hair, rulers, ink, gel bubbles and dark corners that can be "
+        "tied to the diagnosis.",
         "The pigment network is coarser than in life, so that it shows at 64 pixels; outlines are star-shaped and "
         "lesions single and wholly in the picture; there are no scales, crusts, ulcers or skin folds; concepts are "
         "independent given the diagnosis.", "ISIC 2017 to 2019, HAM10000, and the concept sets PH2 and Derm7pt."),

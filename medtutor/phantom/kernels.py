@@ -125,20 +125,20 @@ def _spans(part, quadrics_of, planes_of, quadrics, planes, conics, v, start, ste
             b = b0 + b1 * u
             root = b * b - a * (c0 + (c1 + c2 * u) * u)
             half, middle = math.sqrt(root if root > 0 else 0.0) * inverse, -b * inverse
-            enter = middle - half if a > 0 else -FAR  # a < 0: the source is inside, the ray only leaves
-            leave = middle + half
-            low[i] = enter if enter > low[i] else low[i]
-            high[i] = leave if leave < high[i] else high[i]
+            low[i] = max(low[i], middle - half if a > 0 else -FAR)  # a < 0: from inside, a ray only leaves
+            high[i] = min(high[i], middle + half)
     for j in range(part[3], part[4]):
         m = planes[planes_of[j]]
-        e0, e1 = m[1] * v + m[3], m[0]
-        speed = m[2] if abs(m[2]) > 1e-9 else 1e-9  # a parallel plane keeps the whole ray or nothing
-        if e0 == 0 and e1 == 0:
+        if m[2] == 0 and m[0] == 0 and m[1] == 0 and m[3] == 0:  # left out
             continue
-        for i in range(len(low)):
-            bound = -(e0 + e1 * (start + i * step)) / speed
-            low[i] = bound if speed < 0 and bound > low[i] else low[i]
-            high[i] = bound if speed > 0 and bound < high[i] else high[i]
+        inverse = -1 / m[2] if abs(m[2]) > 1e-9 else -1e9  # a parallel plane keeps the whole ray or nothing
+        e0, e1 = (m[1] * v + m[3]) * inverse, m[0] * inverse
+        if inverse < 0:
+            for i in range(len(high)):
+                high[i] = min(high[i], e0 + e1 * (start + i * step))
+        else:
+            for i in range(len(low)):
+                low[i] = max(low[i], e0 + e1 * (start + i * step))
     return first, last
 
 
