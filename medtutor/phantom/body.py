@@ -98,15 +98,9 @@ class Builder:
         middle, reach, on = np.stack(middle, 1), np.stack(reach, 1), np.stack([s.on for s in self.solids], 1)
         balls = np.eye(3) / reach[:, cut, None, None].clip(1e-3, FAR) ** 2
         form, centre = np.concatenate([*form, balls], 1), np.concatenate([*centre, middle[:, cut]], 1)
-        # Half-spaces that hold the whole ball are left out, and solids whose ball lies outside of one are absent.
-        owner, planes = np.diff(ends[:, 1]), np.empty((self.n, ends[-1, 1], 4))
-        np.concatenate(normal, 1, out=planes[..., :3])
-        np.negative(np.concatenate(offset, 1), out=planes[..., 3])
-        gap = np.einsum("nhi,nhi->nh", planes[..., :3], middle.repeat(owner, 1)) + planes[..., 3]
-        size = reach.repeat(owner, 1) * np.sqrt(np.einsum("nhi,nhi->nh", planes[..., :3], planes[..., :3]))
-        planes[gap < -size] = 0
-        if cut.any():
-            on[:, cut] *= np.maximum.reduceat(gap - size, ends[:-1, 1][cut], 1) <= 0
+        planes = np.zeros((self.n, ends[-1, 1], 4))
+        kernels.spread(kernels.trim, self.n, np.concatenate(normal, 1), np.concatenate(offset, 1), middle, reach,
+                       ends[:, 1].copy(), planes, on)
         table, quadrics_of, planes_of, ball = [], [], [], ends[-1, 0] + cut.cumsum() - 1
         for p in self.parts:
             first = len(quadrics_of), len(planes_of)
@@ -165,26 +159,27 @@ class Body:
         return replace(self, frame=self.frame @ back)
 
     def _run(self, kernel, place: Tensor, columns: tuple[Tensor, ...], *rest) -> None:
-        """Run a kernel on all patients in coordinates that `place` (4, 4) maps to those of the bodies; `columns` have a
-        row a patient."""
-        tables = self.form, self.centre, self.planes, self.frame @ place, *columns
+        """Run a kernel on all patients; `place` and `columns` have a row a patient."""
+        tables = self.form, self.centre, self.planes, place, *columns
         kernels.spread(kernel, self.n, *self.layout, *(t.contiguous().numpy() for t in tables),
                        *(r.numpy() if isinstance(r, Tensor) else r for r in rest))
 
-    def _paint(self, kernel, shape: tuple[int, ...], where: np.ndarray, modality: str | None, labelled: bool,
+    def _paint(self, kernel, place: Tensor, shape: tuple[int, ...], modality: str | None, labelled: bool, *where,
                ) -> tuple[Tensor | None, Tensor]:
-        value = torch.full(shape if modality else (0,) * len(shape), self.background.get(modality, 0.0))
+        none = (0,) * len(shape)
+        value = torch.full(shape, float(self.background[modality])) if modality else torch.zeros(none)
         label = torch.zeros(shape, dtype=torch.long)
-        self._run(kernel, _ACROSS, (self.delta.get(modality, self.weight), self.weight), self.organ, self.whole, where,
-                  value, label if labelled else torch.zeros((0,) * label.ndim, dtype=torch.long))
+        delta = self.delta[modality] if modality else self.weight
+        self._run(kernel, place, (delta, self.weight), self.organ, self.whole, *where, value,
+                  label if labelled else label.new_zeros(none))
         return value if modality else None, label
 
     def sample(self, points: Tensor, modality: str | None = "ct", labelled: bool = True,
                ) -> tuple[Tensor | None, Tensor]:
         """Values (N, M) of a modality (None: skip) and organ indices (N, M) int64 at shared `points` (M, 3) in mm.
         Where organs overlap, the later part wins; 0 is "none of them", and everywhere without `labelled`."""
-        where = points.double()[:, [1, 2, 0]].numpy()
-        return self._paint(kernels.probe, (self.n, len(points)), where, modality, labelled)
+        there = points.double() @ self.frame[:, :3, :3].mT + self.frame[:, None, :3, 3]
+        return self._paint(kernels.probe, there, (self.n, len(points)), modality, labelled)
 
     def ct(self, points: Tensor) -> Tensor:
         """CT values (N, M) in HU at shared `points` (M, 3) in mm."""
@@ -212,7 +207,7 @@ class Body:
               ) -> tuple[Tensor | None, Tensor]:
         """Values and labels (N, *sizes) at the centres of the voxels of a box (z, y, x) about the isocentre."""
         axes = np.array([_axis(s, f) for s, f in zip(sizes, fovs, strict=True)])
-        return self._paint(kernels.fill, (self.n, *sizes), axes, modality, labelled)
+        return self._paint(kernels.fill, self.frame @ _ACROSS, (self.n, *sizes), modality, labelled, axes)
 
     def xray(self, view: str | float = "PA", size: int = 64, fov: float = 360.0, source: float = math.inf) -> Tensor:
         """Line integrals of mu (N, size, size), without unit. See `film`."""
@@ -246,7 +241,8 @@ class Body:
             slot[self.organ == self.organs.index(name)] = c + 1
         line, start = torch.empty(self.n, size, size), _axis(size, fov)
         mask = torch.empty(self.n, len(names), size, size, dtype=torch.bool)
-        self._run(kernels.film, place, (self.delta["ct"] * (MU_WATER / 1000), self.weight), slot, *start, k, line, mask)
+        gain = self.delta["ct"] * (MU_WATER / 1000)
+        self._run(kernels.film, self.frame @ place, (gain, self.weight), slot, *start, k, line, mask)
         if k:
             u = torch.arange(size) * start[1] + start[0]
             line *= (1 + k * k * (u[:, None] ** 2 + u**2)).sqrt()

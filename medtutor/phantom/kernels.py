@@ -71,10 +71,27 @@ def _times(row, matrix, i):
 
 
 @_compiled
-def _seen(form, centre, half, place, quadrics, planes, conics, rows):
-    """The quadrics (Q, 4, 4) and planes (H, 4) of a body in the coordinates of the picture, the conic that each quadric
-    covers of it, and the interval of v in which that lies."""
-    arm = np.empty((3, 4))
+def trim(begin, end, normal, offset, middle, reach, ends, planes, on):
+    """Write the half-spaces of the solids s, ends[s] to ends[s + 1], into planes (N, H, 4), which is zero. One that
+    holds the whole ball of its solid is left out; a solid whose ball lies outside of one is absent: on (N, S) is 0."""
+    for n in range(begin, end):
+        for s in range(len(ends) - 1):
+            x, y, z = middle[n, s]
+            for h in range(ends[s], ends[s + 1]):
+                a, b, c = normal[n, h]
+                gap, size = a * x + b * y + c * z - offset[n, h], reach[n, s] * math.sqrt(a * a + b * b + c * c)
+                if gap > size:
+                    on[n, s] = 0
+                if gap >= -size:
+                    planes[n, h] = a, b, c, -offset[n, h]
+
+
+@_compiled
+def _seen(form, centre, half, place):
+    """The quadrics (Q, 4, 4) and planes (H, 4) of a body in the coordinates of the picture, the conic (Q, 6) that each
+    quadric covers of it, and the interval (Q, 2) of v in which that lies."""
+    quadrics, planes = np.empty((len(form), 4, 4)), np.empty((len(half), 4))
+    conics, rows, arm = np.empty((len(form), 6)), np.empty((len(form), 2)), np.empty((3, 4))
     for q in range(len(form)):
         m = quadrics[q]
         for d in range(3):
@@ -92,6 +109,7 @@ def _seen(form, centre, half, place, quadrics, planes, conics, rows):
     for h in range(len(half)):
         for i in range(4):
             planes[h, i] = _times(half[h], place, i) + half[h, 3] * place[3, i]
+    return quadrics, planes, conics, rows
 
 
 @_compiled
@@ -116,17 +134,15 @@ def _spans(part, quadrics_of, planes_of, quadrics, planes, conics, v, start, ste
     start, low, high = start + first * step, low[first:last], high[first:last]
     low[:], high[:] = -FAR, FAR
     for j in range(part[0], part[2]):
-        m = quadrics[quadrics_of[j]]
-        a = m[2, 2] if abs(m[2, 2]) > _LEAST else _LEAST
-        b0, b1, inverse = m[1, 2] * v + m[2, 3], m[0, 2], 1 / a
-        c0, c1, c2 = (m[1, 1] * v + 2 * m[1, 3]) * v + m[3, 3], 2 * (m[0, 1] * v + m[0, 3]), m[0, 0]
+        m, e = quadrics[quadrics_of[j]], conics[quadrics_of[j]]
+        inverse = 1 / (m[2, 2] if abs(m[2, 2]) > _LEAST else _LEAST)
+        share, b0, b1 = -inverse * inverse, -(m[1, 2] * v + m[2, 3]) * inverse, -m[0, 2] * inverse
+        c0, c1, c2 = ((e[3] * v + 2 * e[4]) * v + e[5]) * share, 2 * (e[1] * v + e[2]) * share, e[0] * share
         for i in range(len(low)):
             u = start + i * step
-            b = b0 + b1 * u
-            root = b * b - a * (c0 + (c1 + c2 * u) * u)
-            half, middle = math.sqrt(root if root > 0 else 0.0) * inverse, -b * inverse
-            low[i] = max(low[i], middle - half if a > 0 else -FAR)  # a < 0: from inside, a ray only leaves
-            high[i] = min(high[i], middle + half)
+            half, middle = math.sqrt(max(c0 + (c1 + c2 * u) * u, 0.0)), b0 + b1 * u
+            low[i] = max(low[i], middle - half if inverse > 0 else -FAR)  # else the source is inside: rays only leave
+            high[i] = min(high[i], middle + half if inverse > 0 else middle - half)
     for j in range(part[3], part[4]):
         m = planes[planes_of[j]]
         if m[2] == 0 and m[0] == 0 and m[1] == 0 and m[3] == 0:  # left out
@@ -147,12 +163,10 @@ def film(begin, end, table, quadrics_of, planes_of, form, centre, half, place, g
          line, mask):
     """Sum gain times chord of every part into line (N, v, u); mask (N, slots, v, u) where the sum of weight times chord
     over the parts of a slot (0: none, then from 1) is more than 0.01."""
-    count, size, limit = 1 + mask.shape[1], line.shape[2], 0.999 / k if k > 0 else FAR
-    quadrics, conics = np.empty((form.shape[1], 4, 4)), np.empty((form.shape[1], 6))
-    rows, planes = np.empty((form.shape[1], 2)), np.empty((half.shape[1], 4))
-    low, high, total = np.empty(size), np.empty(size), np.empty((count, size, size), np.float32)
+    size, limit = line.shape[2], 0.999 / k if k > 0 else FAR
+    low, high, total = np.empty(size), np.empty(size), np.empty((1 + mask.shape[1], size, size), np.float32)
     for n in range(begin, end):
-        _seen(form[n], centre[n], half[n], place[n], quadrics, planes, conics, rows)
+        quadrics, planes, conics, rows = _seen(form[n], centre[n], half[n], place[n])
         total[:] = 0
         for p in range(len(table)):
             if gain[n, p] == 0 and (slot[p] == 0 or weight[n, p] == 0):
@@ -171,11 +185,7 @@ def film(begin, end, table, quadrics_of, planes_of, form, centre, half, place, g
                     shade, sign = total[slot[p], r, first:last], weight[n, p]
                     for i in range(len(near)):
                         shade[i] += sign * near[i]
-        line[n] = total[0]
-        for c in range(1, count):
-            for r in range(size):
-                for i in range(size):
-                    mask[n, c - 1, r, i] = total[c, r, i] > 0.01
+        line[n], mask[n] = total[0], total[1:] > 0.01
 
 
 @_compiled
@@ -183,11 +193,9 @@ def fill(begin, end, table, quadrics_of, planes_of, form, centre, half, place, d
          label):
     """Paint every part into value and label (N, v, u, t), either of them possibly empty."""
     shape = value.shape if value.size else label.shape
-    quadrics, conics = np.empty((form.shape[1], 4, 4)), np.empty((form.shape[1], 6))
-    rows, planes = np.empty((form.shape[1], 2)), np.empty((half.shape[1], 4))
     low, high = np.empty(shape[2]), np.empty(shape[2])
     for n in range(begin, end):
-        _seen(form[n], centre[n], half[n], place[n], quadrics, planes, conics, rows)
+        quadrics, planes, conics, rows = _seen(form[n], centre[n], half[n], place[n])
         for p in range(len(table)):
             paints = label.size > 0 and _paints(organ[p], weight[n, p], whole[p])
             if not paints and (value.size == 0 or delta[n, p] == 0):
@@ -218,30 +226,28 @@ def _named(label, organ, weight):
 
 
 @_compiled
-def probe(begin, end, table, quadrics_of, planes_of, form, centre, half, place, delta, weight, organ, whole, points,
-          value, label):
-    """As `fill`, at any points (M, 3): value and label (N, M)."""
-    quadrics, conics = np.empty((form.shape[1], 4, 4)), np.empty((form.shape[1], 6))
-    rows, planes = np.empty((form.shape[1], 2)), np.empty((half.shape[1], 4))
+def probe(begin, end, table, quadrics_of, planes_of, form, centre, half, points, delta, weight, organ, whole, value,
+          label):
+    """As `fill`, at any points (N, M, 3) of the bodies: value and label (N, M)."""
     for n in range(begin, end):
-        _seen(form[n], centre[n], half[n], place[n], quadrics, planes, conics, rows)
         for p in range(len(table)):
             part, paints = table[p], label.size > 0 and _paints(organ[p], weight[n, p], whole[p])
-            for k in range(len(points)):
+            for k in range(points.shape[1]):
+                x, y, z = points[n, k]
                 inside, j = True, part[0]
                 while inside and j < part[2]:
-                    m, x = quadrics[quadrics_of[j]], points[k]
-                    sides = _times(x, m, 0) * x[0] + _times(x, m, 1) * x[1] + _times(x, m, 2) * x[2]
-                    inside, j = sides + 2 * _times(x, m, 3) + m[3, 3] <= 0, j + 1
+                    f, m, j = form[n, quadrics_of[j]], centre[n, quadrics_of[j]], j + 1
+                    a, b, c = x - m[0], y - m[1], z - m[2]
+                    mixed = f[0, 1] * a * b + f[0, 2] * a * c + f[1, 2] * b * c
+                    inside = f[0, 0] * a * a + f[1, 1] * b * b + f[2, 2] * c * c + 2 * mixed <= 1
                 j = part[3]
                 while inside and j < part[4]:
-                    m, x = planes[planes_of[j]], points[k]
-                    inside, j = m[0] * x[0] + m[1] * x[1] + m[2] * x[2] + m[3] <= 0, j + 1
-                if inside:
-                    if value.size:
-                        value[n, k] += delta[n, p]
-                    if paints:
-                        label[n, k] = _named(label[n, k], organ[p], weight[n, p])
+                    h, j = half[n, planes_of[j]], j + 1
+                    inside = h[0] * x + h[1] * y + h[2] * z + h[3] <= 0
+                if inside and value.size:
+                    value[n, k] += delta[n, p]
+                if inside and paints:
+                    label[n, k] = _named(label[n, k], organ[p], weight[n, p])
 
 
 @_compiled

@@ -296,11 +296,11 @@ def _developed(
     patient, blur of the detector, quantum noise, logarithm, and the site's processing."""
     n, fine = len(line), line.shape[-1]
     _, scatter, photons, soft, edge, flat, equal, slope, _, _, gamma = (v[:, None, None, None] for v in look.unbind(1))
-    if noisy:  # what the body lacks: the finest vessels, muscle and fat
-        lungs = lungs.float().repeat_interleave(fine // size, 1).repeat_interleave(fine // size, 2)
-        line = line + (0.02 + 0.06 * lungs) * line.clamp(0, 1) * cloud(n, seed, f"mesh{stream}", fine, 18, octaves=3)
-    thick = (meta["scale"] * meta["girth"]).view(-1, 1, 1, 1)
     light = F.avg_pool2d(torch.exp(-line)[:, None], fine // size)
+    if noisy:  # what the body lacks: the finest vessels, muscle and fat
+        depth = (0.02 + 0.06 * lungs) * (-light[:, 0].log()).clamp(0, 1)
+        light = light * torch.exp(-depth * cloud(n, seed, f"mesh{stream}", size, 18, octaves=3))[:, None]
+    thick = (meta["scale"] * meta["girth"]).view(-1, 1, 1, 1)
     light = light + scatter * thick**2 * blur(light, size / 10)
     soft = (soft * thick).clamp(0, 1)
     light = (1 - soft) * light + soft * blur(light, 0.8 * size / 64)
@@ -318,7 +318,9 @@ def _developed(
     ends = torch.sigmoid(slope * 2 * (torch.stack([low, high]) - middle) / (high - low).clamp(min=1e-3))
     tone = ((tone - ends[0]) / (ends[1] - ends[0]) * (0.97 - dark) + dark).clamp(0, 1)
     air = (line < 0.05).float().mean((1, 2)).view(-1, 1, 1, 1)  # equalise what is not air
-    rank = ((tone.flatten(1).argsort(1).argsort(1).view_as(tone) / (size * size) - air) / (1 - air)).clamp(min=0)
+    bins = (tone.flatten(1) * 255).long()
+    share = torch.zeros(n, 256).scatter_add_(1, bins, torch.ones(n, size * size)).cumsum(1) / size**2
+    rank = ((share.gather(1, bins).view_as(tone) - air) / (1 - air)).clamp(min=0)
     equal = equal.clamp(0, 1)
     return (((1 - equal) * tone + equal * rank) ** gamma.clamp(0.4, 1.6))[:, 0]
 
