@@ -98,7 +98,7 @@ def test_age_and_sex_are_assignable_and_shape_the_body():
 def test_devices_are_bright_and_only_where_asked(name):
     where = torch.tensor([True, False, True])
     c, plain = (thorax.cohort(3, 96, 8, prevalence=NONE, device=d, **CALM) for d in ({name: where}, None))
-    assert torch.equal(c.meta[f"device_{name}"], where)
+    assert torch.equal(c.meta[f"device_{name.replace(' ', '_')}"], where)
     assert torch.equal(c.image[1], plain.image[1])
     change = (c.image - plain.image)[where].flatten(1)
     assert (change.amax(1) > 0.03).all()

@@ -198,8 +198,7 @@ class Body:
         fine = fine.view(self.n, size, oversample, size, oversample).mean((2, 4))
         return fine, body._grid((1, size, size), (1.0, fov, fov), None, True)[1][:, 0]
 
-    def volume(self, size: int, fov: float | tuple[float, float, float], modality: str = "ct",
-               ) -> tuple[Tensor, Tensor]:
+    def volume(self, size: int, fov: float | tuple[float, float, float], modality: str = "ct") -> tuple[Tensor, Tensor]:
         """Values and labels (N, size, size, size) of the box of `fov` mm (z, y, x) at the isocentre, feet first."""
         return self._grid((size,) * 3, (fov,) * 3 if isinstance(fov, (int, float)) else fov, modality, True)
 

@@ -44,17 +44,15 @@ def _sampled(image: Tensor, angle: Tensor, zoom: Tensor, x: Tensor, y: Tensor) -
     """The picture turned by `angle` (rad), magnified, and moved by (x, y) in half widths; all (N,)."""
     cos, sin = angle.cos() / zoom, angle.sin() / zoom
     theta = torch.stack([torch.stack([cos, -sin, x], 1), torch.stack([sin, cos, y], 1)], 1).float()
-    return F.grid_sample(
-        image, F.affine_grid(theta, list(image.shape), align_corners=False), align_corners=False, padding_mode="border"
-    )
+    return F.grid_sample(image, F.affine_grid(theta, list(image.shape), align_corners=False), align_corners=False,
+                         padding_mode="border")
 
 
 def _motion(image: Tensor, t: Tensor, draws: Draws, seed: int) -> Tensor:
     way, t = draws.uniform(0, math.pi), t.view(-1)
     steps = torch.linspace(-1, 1, 13)
-    return sum(
-        _sampled(image, 0 * t, 1 + 0 * t, 0.14 * t * s * way.cos(), 0.14 * t * s * way.sin()) for s in steps
-    ) / len(steps)
+    return sum(_sampled(image, 0 * t, 1 + 0 * t, 0.14 * t * s * way.cos(), 0.14 * t * s * way.sin())
+               for s in steps) / len(steps)
 
 
 def _metal(image: Tensor, t: Tensor, draws: Draws, seed: int) -> Tensor:
@@ -120,19 +118,15 @@ def _beams(size: int) -> tuple[Tensor, int, int]:
     angles, bins = math.ceil(1.2 * size), math.ceil(1.42 * size) | 1
     theta = (torch.arange(angles) + 0.5) * math.pi / angles
     axis = torch.arange(size) - (size - 1) / 2
-    place = (theta.cos()[:, None, None] * axis + theta.sin()[:, None, None] * axis[:, None] + (bins - 1) / 2).view(
-        angles, -1
-    )
+    place = theta.cos()[:, None, None] * axis + theta.sin()[:, None, None] * axis[:, None] + (bins - 1) / 2
+    place = place.view(angles, -1)
     low = place.floor().long()
     row = torch.arange(angles)[:, None] * bins + low
     column = torch.arange(size * size).expand_as(row)
     index = torch.cat([torch.stack([row, column]).flatten(1), torch.stack([row + 1, column]).flatten(1)], 1)
     weight = torch.cat([(1 - place + low).flatten(), (place - low).flatten()])
-    return (
-        torch.sparse_coo_tensor(index, weight, (angles * bins, size * size), check_invariants=False).coalesce(),
-        angles,
-        bins,
-    )
+    beams = torch.sparse_coo_tensor(index, weight, (angles * bins, size * size), check_invariants=False)
+    return beams.coalesce(), angles, bins
 
 
 def low_dose(hu: Tensor, spacing: float, dose: float | Tensor, seed: int = 0, stream: str = "dose") -> Tensor:

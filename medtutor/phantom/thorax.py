@@ -19,41 +19,13 @@ from medtutor.phantom.texture import Draws, blur, boxes, cloud, noise
 from medtutor.phantom.thorax_anatomy import DEVICES, ORGANS, STRUCTURES, build
 from medtutor.phantom.thorax_findings import FINDINGS, NAMED, SIDED, SIDES, WHOLE
 
-__all__ = [
-    "COURSES",
-    "CT_CLASSES",
-    "DEVICES",
-    "FINDINGS",
-    "FOV",
-    "ORGANS",
-    "SIDED",
-    "SIDES",
-    "SITES",
-    "STRUCTURES",
-    "WHOLE",
-    "build",
-    "cohort",
-]
+__all__ = ["COURSES", "CT_CLASSES", "DEVICES", "FINDINGS", "FOV", "ORGANS", "SIDED", "SIDES", "SITES", "STRUCTURES",
+           "WHOLE", "build", "cohort"]
 
-CT_CLASSES = (
-    "background",
-    "right lung",
-    "left lung",
-    "heart",
-    "aorta",
-    "trachea",
-    "bone",
-    "mediastinum",
-    "liver",
-    "stomach",
-    *SIDED,
-    "edema",
-    "fibrosis",
-    "hernia",
-)
-PREVALENCE = dict(
-    zip(FINDINGS, (0.12, 0.12, 0.15, 0.15, 0.06, 0.1, 0.1, 0.07, 0.12, 0.08, 0.07, 0.06, 0.06, 0.03, 0.05), strict=True)
-)
+CT_CLASSES = ("background", "right lung", "left lung", "heart", "aorta", "trachea", "bone", "mediastinum", "liver",
+              "stomach", *SIDED, "edema", "fibrosis", "hernia")
+_OFTEN = (0.12, 0.12, 0.15, 0.15, 0.06, 0.1, 0.1, 0.07, 0.12, 0.08, 0.07, 0.06, 0.06, 0.03, 0.05)
+PREVALENCE = dict(zip(FINDINGS, _OFTEN, strict=True))
 COURSES = ("stable", "worse", "better", "new", "resolved")
 FOV = 380.0  # mm in an adult's frame
 CENTRE = -25.0  # mm: height of the image centre of a radiograph
@@ -64,39 +36,20 @@ OUTLINE = 16  # landmarks of each outline
 # 64x64), edge enhancement, compression of the dynamic range, equalised share, slope of the tone curve, collimation,
 # height per width, gamma.
 SITES = ("department", "portable", "paediatric", "old plates")
-_LOOK = torch.tensor(
-    [
-        [0.96, 0.5, 6.3, 0.15, 0.5, 0.2, 0.1, 2.0, 0.2, 0.96, 0.8],
-        [0.97, 0.8, 5.7, 0.3, 0.3, 0.3, 0.0, 1.6, 0.2, 0.97, 0.7],
-        [1.0, 0.4, 6.2, 0.1, 0.8, 0.4, 0.6, 2.2, 0.1, 1.28, 1.0],
-        [0.94, 0.6, 5.6, 0.25, 0.3, 0.15, 0.1, 2.4, 0.3, 0.96, 0.85],
-    ]
-)
+_LOOK = torch.tensor([[0.96, 0.5, 6.3, 0.15, 0.5, 0.2, 0.1, 2.0, 0.2, 0.96, 0.8],
+                      [0.97, 0.8, 5.7, 0.3, 0.3, 0.3, 0.0, 1.6, 0.2, 0.97, 0.7],
+                      [1.0, 0.4, 6.2, 0.1, 0.8, 0.4, 0.6, 2.2, 0.1, 1.28, 1.0],
+                      [0.94, 0.6, 5.6, 0.25, 0.3, 0.15, 0.1, 2.4, 0.3, 0.96, 0.85]])
 _SPREAD = torch.tensor([0.06, 0.15, 0.2, 0.1, 0.25, 0.1, 0.15, 0.45, 0.0, 0.05, 0.17])
 
 
-def cohort(
-    n: int,
-    size: int = 64,
-    seed: int = 0,
-    modality: str = "xray",
-    view: str | float = "PA",
-    prevalence: dict[str, float] | None = None,
-    severity: dict[str, Tensor] | None = None,
-    marker: float | Tensor | None = None,
-    kind: str = "slice",
-    level: str | float | Tensor | None = None,
-    noisy: bool = True,
-    visits: int = 1,
-    course: str | Tensor | None = None,
-    age: tuple[float, float] | Tensor = (20, 90),
-    sex: float | Tensor = 0.5,
-    site: int | Tensor | None = None,
-    device: dict[str, float | Tensor] | None = None,
-    dose: float | Tensor = 1.0,
-    jitter: float = 1.0,
-    structures: tuple[str, ...] = (),
-) -> Cohort:
+def cohort(n: int, size: int = 64, seed: int = 0, modality: str = "xray", view: str | float = "PA",
+           prevalence: dict[str, float] | None = None, severity: dict[str, Tensor] | None = None,
+           marker: float | Tensor | None = None, kind: str = "slice", level: str | float | Tensor | None = None,
+           noisy: bool = True, visits: int = 1, course: str | Tensor | None = None,
+           age: tuple[float, float] | Tensor = (20, 90), sex: float | Tensor = 0.5, site: int | Tensor | None = None,
+           device: dict[str, float | Tensor] | None = None, dose: float | Tensor = 1.0, jitter: float = 1.0,
+           structures: tuple[str, ...] = ()) -> Cohort:
     """n patients with `visits` images each, rows in the order of `patient`, then `visit`; patient i depends on `seed`
     and i only.
 
@@ -137,12 +90,8 @@ def cohort(
     grades, courses = _severities(n, person, prevalence, severity, visits, course)
     years = person.uniform()
     years = age.double() if isinstance(age, Tensor) else age[0] + (age[1] - age[0]) * years
-    facts = {
-        "age": years.float(),
-        "sex": _choose(person, sex).long(),
-        "marker": _choose(person, marker),
-        "site": (person.uniform() * len(SITES)).long() if site is None else torch.as_tensor(site).expand(n),
-    }
+    facts = {"age": years.float(), "sex": _choose(person, sex).long(), "marker": _choose(person, marker),
+             "site": (person.uniform() * len(SITES)).long() if site is None else torch.as_tensor(site).expand(n)}
     facts |= {f"device_{name}": _choose(person, (device or {}).get(name)) for name in DEVICES}
     facts["course"], deep = courses, person.normal(0, 0.35)
     rows = []
@@ -150,21 +99,13 @@ def cohort(
         now, stream = {f: s[:, k] for f, s in grades.items()}, f"/{k}" if k else ""
         pose, meta = Draws(n, seed, f"pose{stream}", 64), dict(facts)
         meta["breath"] = (deep + jitter * pose.normal(0, 0.3)).float()
-        bodies, known = build(
-            Draws(n, seed, "thorax", 1400),
-            now,
-            years,
-            facts["sex"] > 0,
-            meta["breath"].double(),
-            {name: facts[f"device_{name}"] for name in DEVICES},
-            modality == "xray" and view in ("PA", "AP"),
-        )
+        frontal = modality == "xray" and view in ("PA", "AP")
+        bodies, known = build(Draws(n, seed, "thorax", 1400), now, years, facts["sex"] > 0, meta["breath"].double(),
+                              {name: facts[f"device_{name}"] for name in DEVICES}, frontal)
         heights = {f: known.pop(f"z_{f}") for f in SIDED}
-        meta |= {f"severity_{f}".replace(" ", "_"): s.float() for f, s in now.items()}
-        meta |= {f"zone_{f}".replace(" ", "_"): torch.full((n,), -1) for f in WHOLE}
-        meta |= {
-            key.replace(" ", "_"): value.float() if value.is_floating_point() else value for key, value in known.items()
-        }
+        meta |= known | {f"zone_{f}": torch.full((n,), -1) for f in WHOLE}
+        meta |= {f"severity_{f}": s for f, s in now.items()}
+        meta = {key.replace(" ", "_"): v.float() if v.is_floating_point() else v for key, v in meta.items()}
         label = torch.stack([(now[f] > 0).view(n, -1).any(1) for f in FINDINGS], 1).float()
         common = {"label": label, "names": {"label": FINDINGS}, "meta": meta, "visit": torch.full((n,), k)}
         if modality == "xray":
@@ -182,14 +123,8 @@ def _choose(draws: Draws, value: float | Tensor | None) -> Tensor:
     return value.bool() if isinstance(value, Tensor) else u < (value or 0.0)
 
 
-def _severities(
-    n: int,
-    draws: Draws,
-    prevalence: dict | None,
-    given: dict | None,
-    visits: int,
-    course,
-) -> tuple[dict[str, Tensor], Tensor]:
+def _severities(n: int, draws: Draws, prevalence: dict | None, given: dict | None, visits: int,
+                course) -> tuple[dict[str, Tensor], Tensor]:
     """Per finding (n, visits, 2) or (n, visits), and the courses (n, 15)."""
     unknown = (set(prevalence or ()) | set(given or ())) - set(FINDINGS)
     if unknown:
@@ -227,27 +162,16 @@ def _severities(
     return made, courses
 
 
-def _radiographs(
-    bodies: Body,
-    size: int,
-    seed: int,
-    stream: str,
-    view,
-    noisy: bool,
-    jitter: float,
-    structures: tuple[str, ...],
-    pose: Draws,
-    common: dict,
-) -> Cohort:
-    _n, meta, label = bodies.n, common["meta"], common["label"]
+def _radiographs(bodies: Body, size: int, seed: int, stream: str, view, noisy: bool, jitter: float,
+                 structures: tuple[str, ...], pose: Draws, common: dict) -> Cohort:
+    meta, label = common["meta"], common["label"]
     look = _LOOK[meta["site"]]
     look = look + _SPREAD * pose.normal(0, 1, look.shape[1]).float() * (jitter if noisy else 0)
     zoom, tall = look[:, 0].double(), look[:, 9].double().sqrt()
     stretch = torch.diag_embed(torch.stack([zoom / tall, zoom, zoom * tall], 1))
     turn, shift = _placed(pose, jitter, 9, 12)
-    bodies = bodies.moved(
-        torch.linalg.inv(stretch) @ turn, (stretch @ (shift - torch.tensor([0, 0, CENTRE]))[..., None])[..., 0]
-    )
+    bodies = bodies.moved(torch.linalg.inv(stretch) @ turn,
+                          (stretch @ (shift - torch.tensor([0, 0, CENTRE]))[..., None])[..., 0])
     fine = size * (2 if size < 96 else 1)
     wanted = ("right lung", "left lung", "heart", "liver", "stomach", *NAMED, *structures)
     source = AP_SOURCE if view == "AP" else math.inf
@@ -264,34 +188,24 @@ def _radiographs(
     layers = torch.stack([*(part[o] for o in wanted[:3]), *named.values(), *(part[o] for o in structures)], 1)
     image = _developed(line, masks[:, :2].any(1), look, seed, stream, noisy, meta, size)
     image = _framed(image, look, pose, meta, noisy)
-    common["names"] |= {
-        "mask": (*wanted[:3], *FINDINGS, *structures),
-        "landmark": tuple(f"{o} {j}" for o in wanted[:3] for j in range(OUTLINE)),
-    }
+    common["names"] |= {"mask": (*wanted[:3], *FINDINGS, *structures),
+                        "landmark": tuple(f"{o} {j}" for o in wanted[:3] for j in range(OUTLINE))}
     meta["spacing"] = (FOV / size * meta["scale"] / zoom).float()
-    return Cohort(
-        image=image[:, None],
-        mask=layers,
-        box=boxes(layers[:, 3 : 3 + len(FINDINGS)]),
-        landmark=landmark,
-        units={"image": "log exposure, window 0 to 1, bone bright", "box": "pixels", "landmark": "pixels"},
-        **common,
-    )
+    return Cohort(image=image[:, None], mask=layers, box=boxes(layers[:, 3 : 3 + len(FINDINGS)]), landmark=landmark,
+                  units={"image": "log exposure, window 0 to 1, bone bright", "box": "pixels", "landmark": "pixels"},
+                  **common)
 
 
 def _placed(pose: Draws, jitter: float, sideways: float, up: float) -> tuple[Tensor, Tensor]:
     """Turns (N, 3, 3) and shifts (N, 3) in mm of badly placed patients."""
-    turn = (
-        rotation(jitter * pose.normal(0, 3), "z")
-        @ rotation(jitter * pose.normal(0, 2.5), "x")
-        @ rotation(jitter * pose.normal(0, 1.6), "y")
-    )
+    turn = rotation(jitter * pose.normal(0, 3), "z")
+    for spread, axis in ((2.5, "x"), (1.6, "y")):
+        turn = turn @ rotation(jitter * pose.normal(0, spread), axis)
     return turn, jitter * torch.stack([pose.normal(0, sideways), pose.normal(0, 5), pose.normal(0, up)], 1)
 
 
-def _developed(
-    line: Tensor, lungs: Tensor, look: Tensor, seed: int, stream: str, noisy: bool, meta: dict, size: int
-) -> Tensor:
+def _developed(line: Tensor, lungs: Tensor, look: Tensor, seed: int, stream: str, noisy: bool, meta: dict,
+               size: int) -> Tensor:
     """Line integrals (N, fine, fine) -> film (N, size, size) in [0, 1]: transmission, scatter that grows with the
     patient, blur of the detector, quantum noise, logarithm, and the site's processing."""
     n, fine = len(line), line.shape[-1]
@@ -327,7 +241,7 @@ def _developed(
 
 def _framed(image: Tensor, look: Tensor, pose: Draws, meta: dict, noisy: bool) -> Tensor:
     """Collimated edges, and the marker of the site; fills meta["marker_box"]."""
-    size, _n = image.shape[-1], len(image)
+    size = image.shape[-1]
     x = (torch.arange(size) + 0.5) * 2 / size - 1
     y, x = x[:, None].expand(size, size), x[None, :].expand(size, size)
     tilt, margin, cut, white = pose.normal(0, 0.015), pose.uniform(0.88, 0.99, 4), pose.uniform(), pose.chance(0.15)
@@ -339,15 +253,13 @@ def _framed(image: Tensor, look: Tensor, pose: Draws, meta: dict, noisy: bool) -
     image = image * weight + (1 - weight) * torch.where(white, 0.95, 0.02)[:, None, None].float()
     site, place = meta["site"], pose.uniform(0, 1, 3).float()
     left = torch.where(site == 2, -1.0, 1.0)  # an R at the image's left, or an L at its right
-    middle = torch.stack(
-        [left * (0.76 + 0.14 * place[:, 0]), -0.88 + torch.where(site == 1, 0.75, 0.35) * place[:, 1]], 1
-    )
+    down = torch.where(site == 1, 0.75, 0.35) * place[:, 1]
+    middle = torch.stack([left * (0.76 + 0.14 * place[:, 0]), down - 0.88], 1)
     angle, half = torch.where(site == 3, 1.2 * (place[:, 2] - 0.3), 0.0), torch.tensor([0.075, 0.11, 0.06, 0.085])[site]
     cos, sin = (f(angle)[:, None, None] for f in (torch.cos, torch.sin))
     dx, dy = ((t - middle[:, j, None, None]) / half[:, None, None] for j, t in enumerate((x, y)))
-    stamp = F.grid_sample(
-        _stamps()[site], torch.stack([cos * dx + sin * dy, cos * dy - sin * dx], -1), align_corners=False
-    )
+    turned = torch.stack([cos * dx + sin * dy, cos * dy - sin * dx], -1)
+    stamp = F.grid_sample(_stamps()[site], turned, align_corners=False)
     alpha = stamp[:, 1] * meta["marker"][:, None, None]
     reach = half * (angle.cos().abs() + angle.sin().abs())
     corner = torch.cat([middle - reach[:, None], middle + reach[:, None]], 1)
@@ -355,12 +267,8 @@ def _framed(image: Tensor, look: Tensor, pose: Draws, meta: dict, noisy: bool) -
     return image * (1 - alpha) + stamp[:, 0] * alpha
 
 
-_GLYPHS = {
-    "L": "10000" * 6 + "11111",
-    "R": "11110100011000111110101001001010001",
-    "A": "01110100011000111111100011000110001",
-    "P": "11110100011000111110100001000010000",
-}
+_GLYPHS = {"L": "10000" * 6 + "11111", "R": "11110100011000111110101001001010001",
+           "A": "01110100011000111111100011000110001", "P": "11110100011000111110100001000010000"}
 
 
 def _stamps() -> Tensor:
@@ -368,9 +276,7 @@ def _stamps() -> Tensor:
 
     def word(text: str, height: int) -> Tensor:
         letters = [F.pad(torch.tensor([float(c) for c in _GLYPHS[t]]).view(7, 5), (1, 1)) for t in text]
-        return F.interpolate(torch.cat(letters, 1)[None, None], size=(height, height * len(text)), mode="bilinear")[
-            0, 0
-        ]
+        return F.interpolate(torch.cat(letters, 1)[None, None], (height, height * len(text)), mode="bilinear")[0, 0]
 
     out = torch.zeros(4, 2, 48, 48)
     for site, letter in ((0, "L"), (2, "R"), (3, "L")):
@@ -395,27 +301,14 @@ def _outlines(masks: Tensor) -> Tensor:
     way, radii = torch.stack([angle.sin(), -angle.cos()], -1), torch.arange(0, 0.75 * size, 0.25)
     points = middle[:, :, None, None] + way[:, None] * radii[:, None]
     n, k = shapes.shape[:2]
-    seen = F.grid_sample(
-        shapes.view(n * k, 1, size, size), points.view(n * k, OUTLINE, -1, 2) * 2 / size - 1, align_corners=False
-    )
+    where = points.view(n * k, OUTLINE, -1, 2) * 2 / size - 1
+    seen = F.grid_sample(shapes.view(n * k, 1, size, size), where, align_corners=False)
     last = (seen[:, 0] > 0.5).cumprod(-1).sum(-1).view(n, k, OUTLINE) * 0.25  # the first step out of the structure
     return (middle[:, :, None] + way * last[..., None]).view(n, -1, 2)
 
 
-def _tomograms(
-    bodies: Body,
-    size: int,
-    seed: int,
-    stream: str,
-    kind: str,
-    level,
-    noisy: bool,
-    jitter: float,
-    dose,
-    pose: Draws,
-    common: dict,
-    heights: dict[str, Tensor],
-) -> Cohort:
+def _tomograms(bodies: Body, size: int, seed: int, stream: str, kind: str, level, noisy: bool, jitter: float, dose,
+               pose: Draws, common: dict, heights: dict[str, Tensor]) -> Cohort:
     n, meta = bodies.n, common["meta"]
     plain = [o.removeprefix("right ").removeprefix("left ") if o in NAMED or "ribs" in o else o for o in ORGANS]
     lookup = torch.tensor([CT_CLASSES.index({"ribs": "bone", "spine": "bone"}.get(o, o)) for o in plain])
@@ -441,17 +334,13 @@ def _tomograms(
     level = torch.as_tensor(LEVELS[level] if isinstance(level, str) else level, dtype=torch.float64)
     value, mask = bodies.slice(level, size, FOV)
     if noisy:
-        value = low_dose(
-            value + 8 * cloud(n, seed, f"ct{stream}", size, 12, octaves=2), FOV / size, dose, seed, f"ct{stream}"
-        )
+        value = value + 8 * cloud(n, seed, f"ct{stream}", size, 12, octaves=2)
+        value = low_dose(value, FOV / size, dose, seed, f"ct{stream}")
     mask, label = lookup[mask], common["label"][..., None, None] > 0
-    found = {
-        f: mask == CT_CLASSES.index(f) if f in CT_CLASSES else torch.zeros_like(mask, dtype=torch.bool)
-        for f in FINDINGS
-    }
+    found = {f: mask == CT_CLASSES.index(f) if f in CT_CLASSES else torch.zeros_like(mask, dtype=torch.bool)
+             for f in FINDINGS}
     found["cardiomegaly"] = (mask == 3) & label[:, FINDINGS.index("cardiomegaly")]
     found["emphysema"] = ((mask == 1) | (mask == 2)) & label[:, FINDINGS.index("emphysema")]
     meta["level"] = level.expand(n).float()
-    return Cohort(
-        image=value[:, None] / 1000, mask=mask, box=boxes(torch.stack(list(found.values()), 1)), units=units, **common
-    )
+    return Cohort(image=value[:, None] / 1000, mask=mask, box=boxes(torch.stack(list(found.values()), 1)), units=units,
+                  **common)

@@ -28,15 +28,8 @@ CORTEX, MARROW, METAL = 1450.0, 200.0, 9000.0  # HU
 NAPE = 134.0  # mm: height from which the neck is
 
 
-def build(
-    draws: Draws,
-    severity: dict[str, Tensor],
-    age: Tensor,
-    male: Tensor,
-    breath: Tensor,
-    device: dict[str, Tensor] | None = None,
-    arms: bool = True,
-) -> tuple[Body, dict[str, Tensor]]:
+def build(draws: Draws, severity: dict[str, Tensor], age: Tensor, male: Tensor, breath: Tensor,
+          device: dict[str, Tensor] | None = None, arms: bool = True) -> tuple[Body, dict[str, Tensor]]:
     """The bodies of N patients, and what is known of them: cardiothoracic_ratio, scale, girth, zone_<finding>
     (N, 2) and z_<finding> (N, 2), the height of each sided finding in mm.
 
@@ -70,11 +63,8 @@ def _frame(draws: Draws, severity: dict, age: Tensor, male: Tensor, breath: Tens
     g.fat = u(5, 32) * (1 - 0.6 * g.child)
     air, scar, small = severity["emphysema"], severity["fibrosis"], severity["atelectasis"]
     g.apex = normal(122, 5) - 5 * g.child
-    g.dome = (
-        (normal(-98, 6) - 13 * breath - 13 * air + 12 * scar + 10 * g.child)[:, None]
-        + torch.stack([normal(0, 3), normal(-11, 5)], 1)
-        + 26 * small
-    )
+    g.dome = ((normal(-98, 6) - 13 * breath - 13 * air + 12 * scar + 10 * g.child)[:, None]
+              + torch.stack([normal(0, 3), normal(-11, 5)], 1) + 26 * small)
     g.vault = (normal(54, 4) - 30 * air)[:, None] + 6 * small  # from the top of a dome to the costophrenic angle
     push = 12 * (severity["effusion"] ** 2) + 16 * severity["pneumothorax"] ** 2 - 16 * small
     g.shift = normal(0, 2) + push[:, 0] - push[:, 1]
@@ -105,44 +95,21 @@ def _trunk(b: Builder, draws: Draws, g: SimpleNamespace, arms: bool) -> None:
     b.add("neck", throat, over=("fat", "muscle"), ct=40)
     bust, droop = u(0.75, 1.25), u(-20, 12)
     for side in (-1, 1):
-        b.add(
-            "breast",
-            ellipsoid(
-                at(side * 82, -g.girth * 101 - 4, droop - 62),
-                stack(60, 25, 76) * bust[:, None],
-                rotation(draws.normal(-17, 3), "x"),
-            ),
-            over=("fat", "muscle"),
-            ct=-20,
-            present=~g.male & (g.age > 14),
-        )
+        b.add("breast", ellipsoid(at(side * 82, -g.girth * 101 - 4, droop - 62), stack(60, 25, 76) * bust[:, None],
+                                  rotation(draws.normal(-17, 3), "x")), over=("fat", "muscle"), ct=-20, present=~g.male
+              & (g.age > 14))
     chin = draws.normal(292, 8) - 34 * g.child
-    b.add(
-        "head",
-        ellipsoid(at(draws.normal(0, 5), -15, chin), at(84, 96, 84)),
-        over=("neck",),
-        ct=300,
-        present=g.child > 0.3,
-    )
+    b.add("head", ellipsoid(at(draws.normal(0, 5), -15, chin), at(84, 96, 84)), over=("neck",), ct=300,
+          present=g.child > 0.3)
     up, out, stout = (g.child > 0) & draws.chance(0.7), u(30, 150, 2), 46 + 0.5 * g.fat - 13 * g.child
     elbow = torch.where(up, u(130, 240), -260)
     for k, side in enumerate((-1, 1) if arms else ()):
-        line = torch.stack(
-            [
-                at(side * g.girth * 152, 12, 108),
-                at(side * g.girth * 164, 14, 62),
-                at(side * (g.girth * 170 + out[:, k]), 18, elbow),
-            ],
-            1,
-        )
+        line = torch.stack([at(side * g.girth * 152, 12, 108), at(side * g.girth * 164, 14, 62),
+                            at(side * (g.girth * 170 + out[:, k]), 18, elbow)], 1)
         joint, bulk = line[:, 0] + at(side * 14, 2, -2), ("fat", "muscle")
         b.add("arm", tube(line[:, 1:], stout), over=bulk, ct=20)
-        b.add(
-            "arm",
-            ellipsoid(line[:, 1] + at(-side * 8, 0, 14), stack(1.25, 1.1, 1.75) * stout[:, None]),
-            over=(*bulk, "arm"),
-            ct=20,
-        )
+        b.add("arm", ellipsoid(line[:, 1] + at(-side * 8, 0, 14), stack(1.25, 1.1, 1.75) * stout[:, None]),
+              over=(*bulk, "arm"), ct=20)
         b.add("humerus", ellipsoid(joint, at(22, 21, 23)), within="arm", ct=260, organ="bone")
         shaft = torch.stack([joint + at(side * 4, 0, -6), line[:, 2]], 1)
         b.add("shaft", tube(shaft, 11.0), within="arm", ct=CORTEX * (1 - 0.3 * g.child), organ="bone")
@@ -166,12 +133,8 @@ def _lungs(b: Builder, draws: Draws, g: SimpleNamespace) -> None:
             & half_space(at(0, 0, -1), at(0, 0, g.dome[:, k] - g.vault[:, k]))
         )
         air, density, hit = torch.where(gone > 0, 9 + 36 * gone, -60.0), g.density + 40 * gone, gone > 0
-        inner, line = (
-            ellipsoid(
-                at(side * 20, 0, -110), at(g.girth * 143 - 24 - air + more, math.inf, g.apex + 102 - 1.3 * air + more)
-            )
-            for more in (0, 1.8)
-        )
+        inner, line = (ellipsoid(at(side * 20, 0, -110), at(g.girth * 143 - 24 - air + more, math.inf,
+                                                          g.apex + 102 - 1.3 * air + more)) for more in (0, 1.8))
         b.add(name, lung, within="muscle", ct=density, organ=name)
         gas = f"{SIDES[k]} pneumothorax"  # inside the pleura the three parts cancel: nothing else need know
         b.add(gas, lung, within=name, ct=-1000, organ=gas, present=hit)
@@ -186,37 +149,28 @@ def _heart(draws: Draws, g: SimpleNamespace) -> None:
     """Heart, atrium and pulmonary trunk, scaled to the cardiothoracic ratio; the domes below, which two planes part
     from them."""
     at, base, large = g.at, g.dome.mean(1), g.s["cardiomegaly"]
-    g.ratio = torch.where(
-        large > 0, 0.53 + 0.14 * large, draws.uniform(0.4, 0.465) + 0.05 * g.child - 0.04 * g.s["emphysema"]
-    )
-    below = (
-        half_space(at(-0.42, 0, -0.9), at(g.shift - 26, 0, g.dome[:, 0] + 1)),
-        half_space(at(0.2, 0, -0.98), at(g.shift + 62, 0, g.dome[:, 1] - 3)),
-    )
+    usual = draws.uniform(0.4, 0.465) + 0.05 * g.child - 0.04 * g.s["emphysema"]
+    g.ratio = torch.where(large > 0, 0.53 + 0.14 * large, usual)
+    below = (half_space(at(-0.42, 0, -0.9), at(g.shift - 26, 0, g.dome[:, 0] + 1)),
+             half_space(at(0.2, 0, -0.98), at(g.shift + 62, 0, g.dome[:, 1] - 3)))
     lean = draws.normal(33, 5) - 8 * g.child
-    parts = [
-        ellipsoid(at(36 + 6 * g.child + g.shift, -15, base + 33), stack(62, 60, 48, n=draws.n), rotation(lean, "y")),
-        ellipsoid(at(g.shift - 4, -14, base + 40), stack(34, 44, 52, n=draws.n)),
-    ]
+    parts = [ellipsoid(at(36 + 6 * g.child + g.shift, -15, base + 33), at(62, 60, 48), rotation(lean, "y")),
+             ellipsoid(at(g.shift - 4, -14, base + 40), at(34, 44, 52))]
     low, high = _extent(*parts)
     scale = g.ratio * g.width / (high - low)
-    g.chambers = [
-        _stretched(p, torch.stack([scale, scale**0.5, scale**0.5], 1), at(8 + g.shift, -20, base + 36)) for p in parts
-    ]
+    g.chambers = [_stretched(p, torch.stack([scale, scale**0.5, scale**0.5], 1), at(8 + g.shift, -20, base + 36))
+                  for p in parts]
     g.heart, g.atrium = g.chambers
     g.bellies = []
     for k, side in enumerate((-1, 1)):
-        g.bellies.append(
-            ellipsoid(
-                at(side * g.girth * 74, -6, g.dome[:, k] - g.vault[:, k]), at(g.girth * 74, g.girth * 92, g.vault[:, k])
-            )
-        )
+        g.bellies.append(ellipsoid(at(side * g.girth * 74, -6, g.dome[:, k] - g.vault[:, k]),
+                                   at(g.girth * 74, g.girth * 92, g.vault[:, k])))
     g.below = below
 
 
 def _vessels(b: Builder, draws: Draws, g: SimpleNamespace, k: int) -> None:
     """A hilum and a tree of four generations of vessels that thin out to about 1.5 cm from the pleura."""
-    side, name, n, normal = (-1, 1)[k], SIDES[k], draws.n, draws.normal
+    side, name, normal = (-1, 1)[k], SIDES[k], draws.normal
     root = stack(side * g.girth * (44 if k else 46) + g.shift, normal(22, 3), g.hilum[:, k])
     rise = torch.tensor([84.0, 58, 30, 2, -28, -52, -70, -86]) + normal(0, 8, 8)
     deep = torch.deg2rad(normal(6, 26, 8) + torch.tensor([0, 0, -10, -14, 0, 12, 10, 6]))
@@ -235,33 +189,22 @@ def _vessels(b: Builder, draws: Draws, g: SimpleNamespace, k: int) -> None:
         end = middle + span * way(rise + normal(0, bend, count), deep + normal(0, 0.2, count))
         return (torch.cat([start, middle], 1), torch.cat([middle, end], 1), torch.cat([radius, radius * 0.82], 1)), end
 
-    thick = (
-        (4.5 * g.blood)[:, None]
-        * torch.tensor([0.75, 0.85, 0.9, 0.8, 1, 1.15, 1.2, 1.05])
-        * draws.uniform(0.85, 1.15, 8)
-    )
+    thick = (4.5 * g.blood)[:, None] * torch.tensor([0.75, 0.85, 0.9, 0.8, 1, 1.15, 1.2, 1.05])
+    thick = thick * draws.uniform(0.85, 1.15, 8)
     level, first = grow(root[:, None] + 7 * way(rise, deep), rise, deep, 44, thick, 9)
     segments, ends = [level], first
     for length, share, fork, bend in ((38, 0.56, 24, 12), (44, 0.36, 26, 0)):
-        twice = [
-            (ends, rise + turn * fork + normal(0, 8, rise.shape[1]), deep + normal(0, 0.35, rise.shape[1]))
-            for turn in (-1, 1)
-        ]
+        twice = [(ends, rise + turn * fork + normal(0, 8, rise.shape[1]), deep + normal(0, 0.35, rise.shape[1]))
+                 for turn in (-1, 1)]
         start, rise, deep = (torch.cat(p, 1) for p in zip(*twice, strict=True))
         level, ends = grow(start, rise, deep, length, share * thick.repeat(1, rise.shape[1] // 8), bend)
         segments.append(level)
     start, end, radius = (torch.cat(p, 1) for p in zip(*segments, strict=True))
     tree = rods(start, end, radius, g.block[k], [(g.shell[k], 0.9), (g.inner[k], 0.95)], [g.fluid[k]])
+    free = beside(g.heart, root) & beside(g.atrium, root) & g.fluid[k]
     for share in (1.25, 0.8):
-        b.add(
-            f"{name} hilum",
-            ellipsoid(root, share * stack(8, 13, 16, n=n) * g.blood[:, None], rotation(0 * g.girth + side * 20, "y"))
-            & beside(g.heart, root)
-            & beside(g.atrium, root)
-            & g.fluid[k],
-            within=f"{name} lung",
-            ct=g.density + 450,
-        )
+        knot = ellipsoid(root, share * g.at(8, 13, 16) * g.blood[:, None], rotation(0 * g.girth + side * 20, "y"))
+        b.add(f"{name} hilum", knot & free, within=f"{name} lung", ct=g.density + 450)
     b.add(f"{name} vessels", tree, within=f"{name} lung", ct=50)
 
 
@@ -269,71 +212,30 @@ def _centre(b: Builder, draws: Draws, g: SimpleNamespace) -> None:
     """Mediastinum with the caval vein, heart, pulmonary trunk, aorta, trachea and main bronchi."""
     at, normal, x, base = g.at, draws.normal, g.shift, g.dome.mean(1) + 48
     airy, wet = ("right lung", "left lung"), ("right effusion", "left effusion")
-    b.add(
-        "mediastinum",
-        ellipsoid(at(x, -4, 60), stack(22 + 9 * g.child, 46, 92)),
-        within="muscle",
-        over=airy,
-        ct=25,
-        organ="mediastinum",
-    )
+    b.add("mediastinum", ellipsoid(at(x, -4, 60), stack(22 + 9 * g.child, 46, 92)), within="muscle", over=airy, ct=25,
+          organ="mediastinum")
     wide = x - normal(29, 3)
-    b.add(
-        "cava",
-        tube(torch.stack([at(wide + 9, -12, 132), at(wide, -16, base + 8)], 1), 12.0),
-        within="muscle",
-        over=("right lung", "mediastinum"),
-        ct=42,
-        organ="mediastinum",
-    )
+    b.add("cava", tube(torch.stack([at(wide + 9, -12, 132), at(wide, -16, base + 8)], 1), 12.0), within="muscle",
+          over=("right lung", "mediastinum"), ct=42, organ="mediastinum")
     for name, chamber in (("heart", g.heart), ("atrium", g.atrium)):
-        b.add(
-            name,
-            chamber & g.below[0] & g.below[1],
-            within="muscle",
-            over=(*airy, "mediastinum", "cava", "heart", *wet),
-            ct=48,
-            organ="heart",
-        )
-    swell = ellipsoid(
-        at(20 + x, -30, base + 30 + normal(0, 4)),
-        stack(29, 28, 56) * normal(1, 0.07)[:, None],
-        rotation(normal(-18, 3), "y"),
-    )
+        b.add(name, chamber & g.below[0] & g.below[1], within="muscle",
+              over=(*airy, "mediastinum", "cava", "heart", *wet), ct=48, organ="heart")
+    swell = ellipsoid(at(20 + x, -30, base + 30 + normal(0, 4)), stack(29, 28, 56) * normal(1, 0.07)[:, None],
+                      rotation(normal(-18, 3), "y"))
     tags = ("left lung", "mediastinum", "heart")
     b.add("pulmonary trunk", swell, within="muscle", over=tags, ct=46, organ="heart")
     old = ((g.age - 45) / 40).clamp(-1, 1)
     unfold = 5 * old + normal(0, 2)
-    arch = torch.stack(
-        [
-            at(x - 12, -20, base + 50),
-            at(x - 16 - 0.5 * unfold, -26, 46),
-            at(x - 4, -18, 68),
-            at(x + 14 + 0.5 * unfold, 2, 76 + 0.5 * unfold),
-            at(x + 25 + unfold, 24, 62),
-            at(x + 23 + unfold, 42, 15),
-            at(10, 44, -180),
-        ],
-        1,
-    )
+    arch = torch.stack([at(x - 12, -20, base + 50), at(x - 16 - 0.5 * unfold, -26, 46), at(x - 4, -18, 68),
+                        at(x + 14 + 0.5 * unfold, 2, 76 + 0.5 * unfold), at(x + 25 + unfold, 24, 62),
+                        at(x + 23 + unfold, 42, 15), at(10, 44, -180)], 1)
     radius = (normal(13, 1) + 1.5 * old) * (1 - 0.15 * g.child)
     b.add("aorta", tube(arch, radius), within="muscle", over=(*tags, "left effusion"), ct=52, organ="aorta")
     bend, fork = normal(0, 3) + 0.5 * x, at(2 + 0.7 * x, 22, 48)
-    b.add(
-        "upper trachea",
-        tube(torch.stack([at(bend, 14, NAPE), at(bend, 8, 240)], 1), 8.5),
-        within="neck",
-        ct=-980,
-        organ="trachea",
-    )
-    b.add(
-        "trachea",
-        tube(torch.stack([at(bend, 14, NAPE), at(bend, 15, 110), fork], 1), 8.5),
-        within="muscle",
-        over=("mediastinum",),
-        ct=-980,
-        organ="trachea",
-    )
+    b.add("upper trachea", tube(torch.stack([at(bend, 14, NAPE), at(bend, 8, 240)], 1), 8.5), within="neck", ct=-980,
+          organ="trachea")
+    b.add("trachea", tube(torch.stack([at(bend, 14, NAPE), at(bend, 15, 110), fork], 1), 8.5), within="muscle",
+          over=("mediastinum",), ct=-980, organ="trachea")
     for k, side in enumerate((-1, 1)):
         main = tube(torch.stack([fork - at(0, 0, 3), at(side * 40 + x, 24, g.hilum[:, k] + 4)], 1), 6.2)[0]
         main = main & half_space(at(-side, 0, 0), fork) & beside(g.heart, fork) & beside(g.atrium, fork) & g.fluid[k]
@@ -345,39 +247,23 @@ def _belly(b: Builder, draws: Draws, g: SimpleNamespace) -> None:
     at, normal = g.at, draws.normal
     for k, (side, name) in enumerate(((-1, "liver"), (1, "stomach"))):
         part = g.bellies[k] & opposite(g.below[k])
-        b.add(
-            name,
-            part,
-            within="muscle",
-            over=(*(f"{SIDES[k]} {what}" for what in (
-            "lung", "effusion", "pneumothorax")), "pleura", "collapsed", "pleural thickening"),
-            ct=58 if side < 0 else 45,
-            organ=name,
-        )
+        chest = (*(f"{SIDES[k]} {what}" for what in ("lung", "effusion", "pneumothorax")), "pleura", "collapsed")
+        b.add(name, part, within="muscle", over=(*chest, "pleural thickening"), ct=58 if side < 0 else 45, organ=name)
     much, top = draws.uniform(0.3, 1.15), g.dome[:, 1]
-    bubble = ellipsoid(
-        at(g.girth * 58 + normal(0, 9), normal(-25, 8), top - 17 - 13 * much), stack(26, 30, 13) * much[:, None]
-    )
+    bubble = ellipsoid(at(g.girth * 58 + normal(0, 9), normal(-25, 8), top - 17 - 13 * much),
+                       stack(26, 30, 13) * much[:, None])
     b.add("gas", bubble & part, within="stomach", ct=-900)
-    for _j in range(5):  # loops of bowel below
-        place = at(
-            normal(55, 38),
-            normal(-35, 12),
-            torch.minimum(g.dome.mean(1) - g.vault.amax(1) - 14, top * 0 - 150) - draws.uniform(0, 50),
-        )
+    for _ in range(5):  # loops of bowel below
+        low = (g.dome.mean(1) - g.vault.amax(1) - 14).clamp(max=-150)
+        place = at(normal(55, 38), normal(-35, 12), low - draws.uniform(0, 50))
         size = draws.uniform(6, 17, 3)
-        b.add(
-            "bowel",
-            ellipsoid(place, size + stack(2, 2, 2, n=draws.n)),
-            within="muscle",
-            ct=-400,
-            present=draws.chance(0.3),
-        )
+        b.add("bowel", ellipsoid(place, size + stack(2, 2, 2, n=draws.n)), within="muscle", ct=-400,
+              present=draws.chance(0.3))
 
 
 def _skeleton(b: Builder, draws: Draws, g: SimpleNamespace) -> None:
     """Spine with discs, pedicles and spinous processes; ribs, clavicles, scapulae and sternum of cortex and marrow."""
-    at, _u, zero, normal = g.at, draws.uniform, 0 * g.girth, draws.normal
+    at, zero, normal = g.at, 0 * g.girth, draws.normal
     firm = 0.85 + 0.15 * g.child - 0.2 * ((g.age - 60) / 30).clamp(0, 1)  # mineral: less in children and the old
     lean, bones = normal(0, 3), {}
     for j in range(17):
@@ -387,85 +273,50 @@ def _skeleton(b: Builder, draws: Draws, g: SimpleNamespace) -> None:
         disc = half_space(at(0, 0, 1), at(0, 0, z + 9.4)) & half_space(at(0, 0, -1), at(0, 0, z - 9.4))
         block = replace(ellipsoid(at(x, back, z), at(size, 14 + j * 0.3, math.inf)) & disc, reach=zero + 32)
         bones.setdefault((host, "block"), []).append(block)
-        bones.setdefault((host, "arch"), []).extend(
-            [
-                ellipsoid(at(x, back + 25, z - 9), at(3.2, 9, 9)),
-                *(ellipsoid(at(x + side * (size - 3.5), back + 18, z + 2), at(3.6, 5, 5.5)) for side in (-1, 1)),
-            ]
-        )
+        pedicles = [ellipsoid(at(x + side * (size - 3.5), back + 18, z + 2), at(3.6, 5, 5.5)) for side in (-1, 1)]
+        process = ellipsoid(at(x, back + 25, z - 9), at(3.2, 9, 9))
+        bones.setdefault((host, "arch"), []).extend([process, *pedicles])
     for (host, kind), shapes in bones.items():
         b.add("spine", shapes, within=host, ct=150 + 110 * firm if kind == "block" else 800 * firm, organ="spine")
     _ribs(b, draws, g, firm)
     lift, shrug = normal(0, 6), normal(0, 7) + 10 * g.child
     for side in (-1, 1):
-        line = torch.stack(
-            [
-                at(side * 15, -56, 76 + lift / 2),
-                at(side * 45, -54, 86 + lift),
-                at(side * g.girth * 85, -42, 101 + lift + shrug / 2),
-                at(side * g.girth * 120, -24, 108 + lift + shrug),
-                at(side * g.girth * 148, -4, 108 + lift + shrug),
-            ],
-            1,
-        )
+        line = torch.stack([at(side * 15, -56, 76 + lift / 2), at(side * 45, -54, 86 + lift),
+                            at(side * g.girth * 85, -42, 101 + lift + shrug / 2),
+                            at(side * g.girth * 120, -24, 108 + lift + shrug),
+                            at(side * g.girth * 148, -4, 108 + lift + shrug)], 1)
         b.add("clavicle", tube(line, 7.0), within="muscle", ct=CORTEX * firm, organ="bone")
         b.add("clavicle core", tube(line, 4.4), within="clavicle", ct=MARROW)
         tip, out = at(side * g.girth * 146, 30, 116 + shrug), normal(0, 7)
-        blade = [
-            at(side * (g.girth * 105 + out), 84, 98),
-            at(side * (g.girth * 110 + 1.3 * out), 86, 40),
-            at(side * (g.girth * 122 + 1.5 * out), 80, -12),
-        ]
+        blade = [at(side * (g.girth * 105 + out), 84, 98), at(side * (g.girth * 110 + 1.3 * out), 86, 40),
+                 at(side * (g.girth * 122 + 1.5 * out), 80, -12)]
         neck = at(side * g.girth * 138, 40, 88)
-        for line, radius in (
-            ([blade[0], blade[1], blade[2]], 2.6),
-            ([blade[2], neck], 4.2),
-            ([blade[0] - at(0, 4, 8), tip], 4.6),
-        ):
+        for line, radius in (([blade[0], blade[1], blade[2]], 2.6), ([blade[2], neck], 4.2),
+                             ([blade[0] - at(0, 4, 8), tip], 4.6)):
             b.add("scapula", tube(torch.stack(line, 1), radius), within="muscle", ct=700 * firm, organ="bone")
         turn = rotation(zero - side * 38, "z") @ rotation(zero + side * 14, "y")
-        b.add(
-            "scapula",
-            ellipsoid(at(side * (g.girth * 121 + out), 70, 50), at(24, 2.2, 50), turn),
-            within="muscle",
-            ct=260,
-            organ="bone",
-        )
-    b.add(
-        "sternum",
-        ellipsoid(at(0, -78, 22), at(17, 4.5, 66), rotation(zero + 20, "x")),
-        within="muscle",
-        ct=160,
-        organ="bone",
-    )
+        b.add("scapula", ellipsoid(at(side * (g.girth * 121 + out), 70, 50), at(24, 2.2, 50), turn), within="muscle",
+              ct=260, organ="bone")
+    b.add("sternum", ellipsoid(at(0, -78, 22), at(17, 4.5, 66), rotation(zero + 20, "x")), within="muscle", ct=160,
+          organ="bone")
 
 
 def _ribs(b: Builder, draws: Draws, g: SimpleNamespace, firm: Tensor) -> None:
     """Eleven pairs of tubes with a core of marrow. The front part of a broken rib hangs lower than the back part."""
     n, count, draw = draws.n, 10, draws.normal
-    drop, slope, pick = (
-        draw(78, 7) * g.turn,
-        draw(1, 0.06),
-        (draws.uniform(0, 4, 2).long() + 4, draws.uniform(0, 3, 2).long() + 4),
-    )
+    drop, slope, pick = (draw(78, 7) * g.turn, draw(1, 0.06),
+                         (draws.uniform(0, 4, 2).long() + 4, draws.uniform(0, 3, 2).long() + 4))
     rib = torch.arange(11, dtype=torch.float64)[None, :, None]
     turn = torch.linspace(0, 1, count, dtype=torch.float64) * (2.7 - 0.1 * (rib - 4).clamp(min=0)) + 0.03
     apex, girth, fall, gap = (v[:, None, None] for v in (g.apex, g.girth, drop * slope, draw(23.5, 1.4)))
-    z = (
-        apex * 0.93
-        - gap * (rib + draw(0, 0.1, 11)[..., None])
-        - fall * (0.8 + 0.04 * rib) * (turn / 2.45) ** 1.25
-        + 6 * (1.3 * turn).sin()
-    )
+    z = (apex * 0.93 - gap * (rib + draw(0, 0.1, 11)[..., None]) - fall * (0.8 + 0.04 * rib) * (turn / 2.45) ** 1.25
+         + 6 * (1.3 * turn).sin())
     wide = (1 - ((z + 52) / (apex + 57)).clamp(-0.97, 0.97) ** 2).sqrt().clamp(min=0.3)
     x = girth * (14 + torch.where(rib > 0, 132 * wide, 40 + 50 * wide) * turn.sin() ** 0.75)
     y = 7 + girth * 94 * (0.3 + 0.7 * wide) * turn.cos() - 22 * (-turn / 0.25).exp()
     for k, side in enumerate((-1, 1)):
-        line, grade, late = (
-            torch.stack([side * x, y, z], -1),
-            g.s["fracture"][:, k],
-            torch.arange(count - 1) >= pick[1][:, k, None],
-        )
+        line, grade, late = (torch.stack([side * x, y, z], -1), g.s["fracture"][:, k],
+                             torch.arange(count - 1) >= pick[1][:, k, None])
         hurt = (grade > 0)[:, None] & (torch.arange(11) == pick[0][:, k, None])
         low = line - torch.stack([0 * grade, 0 * grade, 4 + 12 * grade], 1)[:, None, None]
         whole, fallen = (tube(points.reshape(-1, count, 3), torch.tensor(6.3)) for points in (line, low))
@@ -477,14 +328,8 @@ def _ribs(b: Builder, draws: Draws, g: SimpleNamespace, firm: Tensor) -> None:
         b.add("ribs", shapes, within="muscle", ct=CORTEX * firm, organ=f"{SIDES[k]} ribs")
         b.add("rib marrow", [replace(s, form=s.form * 2.25) for s in shapes], within="ribs", ct=MARROW)
         place = line[torch.arange(n), pick[0][:, k], pick[1][:, k]]
-        b.add(
-            "fracture",
-            ellipsoid(place - stack(0, 0, 2 + 4 * grade), stack(11, 11, 9 + 5 * grade)),
-            within="muscle",
-            ct=45,
-            organ=f"{SIDES[k]} fracture",
-            present=grade > 0,
-        )
+        b.add("fracture", ellipsoid(place - stack(0, 0, 2 + 4 * grade), stack(11, 11, 9 + 5 * grade)), within="muscle",
+              ct=45, organ=f"{SIDES[k]} fracture", present=grade > 0)
         zone = ((g.apex - place[:, 2]) * 3 / (g.apex - g.dome[:, k])).long().clamp(0, 2)
         g.zone["fracture"][:, k] = torch.where(grade > 0, zone, -1)
         g.z["fracture"][:, k] = place[:, 2]
@@ -492,7 +337,7 @@ def _ribs(b: Builder, draws: Draws, g: SimpleNamespace, firm: Tensor) -> None:
 
 def _devices(b: Builder, draws: Draws, g: SimpleNamespace, device: dict[str, Tensor]) -> None:
     """Metal and plastic in and on the body; draws the same numbers whether present or not."""
-    at, _u, normal = g.at, draws.uniform, draws.normal
+    at, normal = g.at, draws.normal
     on = {name: device.get(name, torch.zeros(draws.n, dtype=torch.bool)) for name in DEVICES}
     side, base = torch.where(draws.chance(0.5), 1.0, -1.0), g.dome.mean(1)
 
@@ -501,56 +346,16 @@ def _devices(b: Builder, draws: Draws, g: SimpleNamespace, device: dict[str, Ten
 
     box = at(92 + normal(0, 6), -62, 78 + normal(0, 6))
     b.add("pacemaker", ellipsoid(box, at(23, 4, 19)), within="muscle", ct=METAL, present=on["pacemaker"])
-    wire(
-        "pacemaker",
-        [
-            box + at(-14, 2, 12),
-            at(60, -42, 104),
-            at(6, -26, 88),
-            at(-22, -15, 50),
-            at(-20, -20, base + 55),
-            at(30, -35, base + 22),
-        ],
-        1.5,
-        METAL,
-    )
-    b.add(
-        "central line",
-        tube(
-            torch.stack(
-                [
-                    at(-side * 34, -40, NAPE - 2),
-                    at(-side * 26, -50, 110),
-                    at(-18, -22, 86),
-                    at(-26, -15, 50),
-                    at(-25, -15, base + 62 + normal(0, 12)),
-                ],
-                1,
-            ),
-            1.6,
-        ),
-        within="muscle",
-        ct=METAL,
-        present=on["central line"],
-    )
-    b.add(
-        "endotracheal tube",
-        tube(torch.stack([at(0, 14, NAPE), at(0, 15, 110), at(1, 18, 82 + normal(0, 7))], 1), 4.4),
-        within="trachea",
-        ct=1500,
-        present=on["endotracheal tube"],
-    )
-    wire(
-        "chest drain",
-        [
-            at(side * g.girth * 158, 0, -60 + normal(0, 15)),
-            at(side * g.girth * 128, 8, -25),
-            at(side * g.girth * 112, 12, 25),
-            at(side * 80, 10, 68),
-        ],
-        4.0,
-        2200,
-    )
+    wire("pacemaker", [box + at(-14, 2, 12), at(60, -42, 104), at(6, -26, 88), at(-22, -15, 50),
+                       at(-20, -20, base + 55), at(30, -35, base + 22)], 1.5, METAL)
+    b.add("central line",
+          tube(torch.stack([at(-side * 34, -40, NAPE - 2), at(-side * 26, -50, 110), at(-18, -22, 86), at(-26, -15, 50),
+                            at(-25, -15, base + 62 + normal(0, 12))], 1), 1.6), within="muscle", ct=METAL,
+          present=on["central line"])
+    b.add("endotracheal tube", tube(torch.stack([at(0, 14, NAPE), at(0, 15, 110), at(1, 18, 82 + normal(0, 7))], 1),
+                                    4.4), within="trachea", ct=1500, present=on["endotracheal tube"])
+    wire("chest drain", [at(side * g.girth * 158, 0, -60 + normal(0, 15)), at(side * g.girth * 128, 8, -25),
+                         at(side * g.girth * 112, 12, 25), at(side * 80, 10, 68)], 4.0, 2200)
     for j in range(5):
         ring, z = [], 74.0 - 24 * j
         for a in torch.linspace(0, 2 * math.pi, 7)[:-1].tolist():
@@ -559,45 +364,25 @@ def _devices(b: Builder, draws: Draws, g: SimpleNamespace, device: dict[str, Ten
     for x, z in ((-88, 70), (86, 66), (98, -72)):
         spot = at(x + normal(0, 9), -g.girth * 90, z + normal(0, 9))
         b.add("ecg leads", ellipsoid(spot, at(6.5, 3, 6.5)), within="muscle", ct=3500, present=on["ecg leads"])
-        wire(
-            "ecg leads",
-            [
-                spot,
-                spot * 0.75 + at(0, -18, normal(-40, 15)),
-                at(normal(20, 40), -82, normal(-120, 14)),
-                at(normal(40, 30), -84, -215),
-            ],
-            1.3,
-            2600,
-        )
+        wire("ecg leads", [spot, spot * 0.75 + at(0, -18, normal(-40, 15)), at(normal(20, 40), -82, normal(-120, 14)),
+                           at(normal(40, 30), -84, -215)], 1.3, 2600)
 
 
 def _either(condition: Tensor, a: Shape, b: Shape) -> Shape:
     """Where the condition (N,) holds the solid a, else b; both of as many quadrics and planes."""
-    return Shape(
-        *(
-            torch.where(condition.view(-1, *[1] * (v.ndim - 1)), v, w)
-            for v, w in ((getattr(a, f), getattr(b, f)) for f in _FIELDS)
-        )
-    )
+    return Shape(*(torch.where(condition.view(-1, *[1] * (v.ndim - 1)), v, w) for v,
+                   w in ((getattr(a, f), getattr(b, f)) for f in _FIELDS)))
 
 
 def _stretched(shape: Shape, factor: Tensor, about: Tensor) -> Shape:
     """The solid stretched by `factor` (N, 3) along the axes about a point (N, 3); quadrics only."""
-    return Shape(
-        shape.form / (factor[:, None, :, None] * factor[:, None, None, :]),
-        about[:, None] + (shape.centre - about[:, None]) * factor[:, None],
-        shape.normal,
-        shape.offset,
-        about + (shape.middle - about) * factor,
-        shape.reach * factor.amax(1),
-    )
+    return Shape(shape.form / (factor[:, None, :, None] * factor[:, None, None, :]), about[:, None]
+                 + (shape.centre - about[:, None]) * factor[:, None], shape.normal, shape.offset,
+                 about + (shape.middle - about) * factor, shape.reach * factor.amax(1))
 
 
 def _extent(*shapes: Shape) -> tuple[Tensor, Tensor]:
     """Lowest and highest x of a union of ellipsoids."""
     half = [torch.linalg.inv(s.form[:, 0])[:, 0, 0].sqrt() for s in shapes]
-    return (
-        torch.stack([s.middle[:, 0] - h for s, h in zip(shapes, half, strict=True)]).amin(0),
-        torch.stack([s.middle[:, 0] + h for s, h in zip(shapes, half, strict=True)]).amax(0),
-    )
+    return (torch.stack([s.middle[:, 0] - h for s, h in zip(shapes, half, strict=True)]).amin(0),
+            torch.stack([s.middle[:, 0] + h for s, h in zip(shapes, half, strict=True)]).amax(0))
