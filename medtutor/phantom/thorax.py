@@ -212,7 +212,7 @@ def _developed(line: Tensor, lungs: Tensor, look: Tensor, seed: int, stream: str
     _, scatter, photons, soft, edge, flat, equal, slope, _, _, gamma = (v[:, None, None, None] for v in look.unbind(1))
     light = F.avg_pool2d(torch.exp(-line)[:, None], fine // size)
     if noisy:  # what the body lacks: the finest vessels, muscle and fat
-        depth = (0.02 + 0.06 * lungs) * (-light[:, 0].log()).clamp(0, 1)
+        depth = (0.02 + 0.1 * lungs) * (-light[:, 0].log()).clamp(0, 1)
         light = light * torch.exp(-depth * cloud(n, seed, f"mesh{stream}", size, 18, octaves=3))[:, None]
     thick = (meta["scale"] * meta["girth"]).view(-1, 1, 1, 1)
     light = light + scatter * thick**2 * blur(light, size / 10)

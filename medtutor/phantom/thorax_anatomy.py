@@ -108,11 +108,11 @@ def _trunk(b: Builder, draws: Draws, g: SimpleNamespace, arms: bool) -> None:
                             at(side * (g.girth * 170 + out[:, k]), 18, elbow)], 1)
         joint, bulk = line[:, 0] + at(side * 14, 2, -2), ("fat", "muscle")
         b.add("arm", tube(line[:, 1:], stout), over=bulk, ct=20)
-        b.add("arm", ellipsoid(line[:, 1] + at(-side * 8, 0, 14), stack(1.25, 1.1, 1.75) * stout[:, None]),
+        b.add("arm", ellipsoid(line[:, 1] + at(-side * 8, 0, 14), stack(1.35, 1.2, 1.75) * stout[:, None]),
               over=(*bulk, "arm"), ct=20)
         b.add("humerus", ellipsoid(joint, at(22, 21, 23)), within="arm", ct=260, organ="bone")
         shaft = torch.stack([joint + at(side * 4, 0, -6), line[:, 2]], 1)
-        b.add("shaft", tube(shaft, 11.0), within="arm", ct=CORTEX * (1 - 0.3 * g.child), organ="bone")
+        b.add("shaft", tube(shaft, 10.0), within="arm", ct=0.7 * CORTEX * (1 - 0.3 * g.child), organ="bone")
         b.add("core", tube(shaft, 6.5), within="shaft", ct=MARROW)
 
 
@@ -152,9 +152,9 @@ def _heart(draws: Draws, g: SimpleNamespace) -> None:
     usual = draws.uniform(0.4, 0.465) + 0.05 * g.child - 0.04 * g.s["emphysema"]
     g.ratio = torch.where(large > 0, 0.53 + 0.14 * large, usual)
     below = (half_space(at(-0.42, 0, -0.9), at(g.shift - 26, 0, g.dome[:, 0] + 1)),
-             half_space(at(0.2, 0, -0.98), at(g.shift + 62, 0, g.dome[:, 1] - 3)))
+             half_space(at(0.05, 0, -1), at(g.shift + 62, 0, g.dome[:, 1] - 3)))
     lean = draws.normal(33, 5) - 8 * g.child
-    parts = [ellipsoid(at(36 + 6 * g.child + g.shift, -15, base + 33), at(62, 60, 48), rotation(lean, "y")),
+    parts = [ellipsoid(at(36 + 6 * g.child + g.shift, -15, base + 21), at(70, 60, 42), rotation(lean, "y")),
              ellipsoid(at(g.shift - 4, -14, base + 40), at(34, 44, 52))]
     low, high = _extent(*parts)
     scale = g.ratio * g.width / (high - low)
@@ -189,7 +189,7 @@ def _vessels(b: Builder, draws: Draws, g: SimpleNamespace, k: int) -> None:
         end = middle + span * way(rise + normal(0, bend, count), deep + normal(0, 0.2, count))
         return (torch.cat([start, middle], 1), torch.cat([middle, end], 1), torch.cat([radius, radius * 0.82], 1)), end
 
-    thick = (4.5 * g.blood)[:, None] * torch.tensor([0.75, 0.85, 0.9, 0.8, 1, 1.15, 1.2, 1.05])
+    thick = (5.6 * g.blood)[:, None] * torch.tensor([0.75, 0.85, 0.9, 0.8, 1, 1.15, 1.2, 1.05])
     thick = thick * draws.uniform(0.85, 1.15, 8)
     level, first = grow(root[:, None] + 7 * way(rise, deep), rise, deep, 44, thick, 9)
     segments, ends = [level], first
@@ -200,11 +200,11 @@ def _vessels(b: Builder, draws: Draws, g: SimpleNamespace, k: int) -> None:
         level, ends = grow(start, rise, deep, length, share * thick.repeat(1, rise.shape[1] // 8), bend)
         segments.append(level)
     start, end, radius = (torch.cat(p, 1) for p in zip(*segments, strict=True))
-    tree = rods(start, end, radius, g.block[k], [(g.shell[k], 0.9), (g.inner[k], 0.95)], [g.fluid[k]])
+    tree = rods(start, end, radius, g.block[k], [(g.shell[k], 0.93), (g.inner[k], 0.96)], [g.fluid[k]])
     free = beside(g.heart, root) & beside(g.atrium, root) & g.fluid[k]
     for share in (1.25, 0.8):
-        knot = ellipsoid(root, share * g.at(8, 13, 16) * g.blood[:, None], rotation(0 * g.girth + side * 20, "y"))
-        b.add(f"{name} hilum", knot & free, within=f"{name} lung", ct=g.density + 450)
+        knot = ellipsoid(root, share * g.at(10, 14, 19) * g.blood[:, None], rotation(0 * g.girth + side * 20, "y"))
+        b.add(f"{name} hilum", knot & free, within=f"{name} lung", ct=g.density + 520)
     b.add(f"{name} vessels", tree, within=f"{name} lung", ct=50)
 
 
@@ -277,7 +277,7 @@ def _skeleton(b: Builder, draws: Draws, g: SimpleNamespace) -> None:
         process = ellipsoid(at(x, back + 25, z - 9), at(3.2, 9, 9))
         bones.setdefault((host, "arch"), []).extend([process, *pedicles])
     for (host, kind), shapes in bones.items():
-        b.add("spine", shapes, within=host, ct=150 + 110 * firm if kind == "block" else 800 * firm, organ="spine")
+        b.add("spine", shapes, within=host, ct=110 + 80 * firm if kind == "block" else 600 * firm, organ="spine")
     _ribs(b, draws, g, firm)
     lift, shrug = normal(0, 6), normal(0, 7) + 10 * g.child
     for side in (-1, 1):
@@ -285,8 +285,8 @@ def _skeleton(b: Builder, draws: Draws, g: SimpleNamespace) -> None:
                             at(side * g.girth * 85, -42, 101 + lift + shrug / 2),
                             at(side * g.girth * 120, -24, 108 + lift + shrug),
                             at(side * g.girth * 148, -4, 108 + lift + shrug)], 1)
-        b.add("clavicle", tube(line, 7.0), within="muscle", ct=CORTEX * firm, organ="bone")
-        b.add("clavicle core", tube(line, 4.4), within="clavicle", ct=MARROW)
+        b.add("clavicle", tube(line, 8.0), within="muscle", ct=CORTEX * firm, organ="bone")
+        b.add("clavicle core", tube(line, 5.0), within="clavicle", ct=MARROW)
         tip, out = at(side * g.girth * 146, 30, 116 + shrug), normal(0, 7)
         blade = [at(side * (g.girth * 105 + out), 84, 98), at(side * (g.girth * 110 + 1.3 * out), 86, 40),
                  at(side * (g.girth * 122 + 1.5 * out), 80, -12)]
@@ -295,8 +295,8 @@ def _skeleton(b: Builder, draws: Draws, g: SimpleNamespace) -> None:
                              ([blade[0] - at(0, 4, 8), tip], 4.6)):
             b.add("scapula", tube(torch.stack(line, 1), radius), within="muscle", ct=700 * firm, organ="bone")
         turn = rotation(zero - side * 38, "z") @ rotation(zero + side * 14, "y")
-        b.add("scapula", ellipsoid(at(side * (g.girth * 121 + out), 70, 50), at(24, 2.2, 50), turn), within="muscle",
-              ct=260, organ="bone")
+        b.add("scapula", ellipsoid(at(side * (g.girth * 121 + out), 70, 50), at(27, 2.6, 54), turn), within="muscle",
+              ct=420, organ="bone")
     b.add("sternum", ellipsoid(at(0, -78, 22), at(17, 4.5, 66), rotation(zero + 20, "x")), within="muscle", ct=160,
           organ="bone")
 
@@ -307,9 +307,9 @@ def _ribs(b: Builder, draws: Draws, g: SimpleNamespace, firm: Tensor) -> None:
     drop, slope, pick = (draw(78, 7) * g.turn, draw(1, 0.06),
                          (draws.uniform(0, 4, 2).long() + 4, draws.uniform(0, 3, 2).long() + 4))
     rib = torch.arange(11, dtype=torch.float64)[None, :, None]
-    turn = torch.linspace(0, 1, count, dtype=torch.float64) * (2.7 - 0.1 * (rib - 4).clamp(min=0)) + 0.03
+    turn = torch.linspace(0, 1, count, dtype=torch.float64) * (2.55 - 0.16 * (rib - 4).clamp(min=0)) + 0.03
     apex, girth, fall, gap = (v[:, None, None] for v in (g.apex, g.girth, drop * slope, draw(23.5, 1.4)))
-    z = (apex * 0.93 - gap * (rib + draw(0, 0.1, 11)[..., None]) - fall * (0.8 + 0.04 * rib) * (turn / 2.45) ** 1.25
+    z = (apex * 0.93 - gap * (rib + draw(0, 0.1, 11)[..., None]) - fall * (0.8 + 0.07 * rib) * (turn / 2.45) ** 1.15
          + 6 * (1.3 * turn).sin())
     wide = (1 - ((z + 52) / (apex + 57)).clamp(-0.97, 0.97) ** 2).sqrt().clamp(min=0.3)
     x = girth * (14 + torch.where(rib > 0, 132 * wide, 40 + 50 * wide) * turn.sin() ** 0.75)
@@ -319,7 +319,7 @@ def _ribs(b: Builder, draws: Draws, g: SimpleNamespace, firm: Tensor) -> None:
                              torch.arange(count - 1) >= pick[1][:, k, None])
         hurt = (grade > 0)[:, None] & (torch.arange(11) == pick[0][:, k, None])
         low = line - torch.stack([0 * grade, 0 * grade, 4 + 12 * grade], 1)[:, None, None]
-        whole, fallen = (tube(points.reshape(-1, count, 3), torch.tensor(6.3)) for points in (line, low))
+        whole, fallen = (tube(points.reshape(-1, count, 3), torch.tensor(6.8)) for points in (line, low))
         shapes = []
         for j, (a, c) in enumerate(zip(fallen, whole, strict=True)):
             mixed = _either((hurt & late[:, j, None]).view(-1), a, c)
