@@ -37,9 +37,10 @@ def fit(model: nn.Module, cohort: Cohort, loss: Callable[[nn.Module, Cohort], Te
         raise ValueError(f"nothing to train on: {len(cohort)} cases, {epochs} epochs")
     steps = -(-len(cohort) // batch)
     model = model.to(accelerator.device)
+    layout = _layout(model)
     for weight in model.parameters():
         if weight.ndim == 4:  # as images are laid out; Module.to(memory_format=...) refuses a model of volumes
-            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+            weight.data = weight.data.contiguous(memory_format=layout)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=lr, fused=True)
     # A cycle of one step would consist of its end, where the rate is zero.
@@ -57,7 +58,7 @@ def fit(model: nn.Module, cohort: Cohort, loss: Callable[[nn.Module, Cohort], Te
         order, total = torch.randperm(len(data), generator=generator), 0.0
         for chosen in order.split(batch):
             share = chosen[accelerator.process_index::accelerator.num_processes]
-            cases = channels_last(data[share if len(share) else chosen[:1]])
+            cases = _laid_out(data[share if len(share) else chosen[:1]], layout)
             with accelerator.autocast():
                 value = loss(wrapped, augment(cases, generator) if augment else cases)
             # Processes average their gradients: weighted by its cases, a share counts as it does in one process.
@@ -83,8 +84,8 @@ def predict(model: nn.Module, cohort: Cohort, forward: Callable[[nn.Module, Coho
     `model(batch.image)` by default, or `model(batch.volume)` for a cohort without images."""
     model.to(device).eval()
     forward = forward or (lambda net, cases: net(cases.image if cases.image is not None else cases.volume))
-    parts = torch.arange(len(cohort)).split(batch)
-    return torch.cat([forward(model, channels_last(cohort[part].to(device))).float().cpu() for part in parts])
+    parts, layout = torch.arange(len(cohort)).split(batch), _layout(model)
+    return torch.cat([forward(model, _laid_out(cohort[part].to(device), layout)).float().cpu() for part in parts])
 
 
 def count(model: nn.Module) -> int:
@@ -92,10 +93,20 @@ def count(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def channels_last(cases: Cohort) -> Cohort:
-    """Images in the memory layout in which convolutions run a third faster on CPUs."""
-    return cases if cases.image is None else replace(
-        cases, image=cases.image.contiguous(memory_format=torch.channels_last))
+def _layout(model: nn.Module) -> torch.memory_format:
+    """The memory layout of images: channels last, in which convolutions run a third faster on CPUs.
+
+    Not for strided 1x1 convolutions of few channels: there oneDNN writes past its workspace in the backward pass
+    (https://github.com/uxlfoundation/oneDNN/issues/6035), and the process crashes some time later.
+    """
+    short = any(isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1) and m.stride != (1, 1) and m.in_channels < 16
+                for m in model.modules())
+    return torch.contiguous_format if short else torch.channels_last
+
+
+def _laid_out(cases: Cohort, layout: torch.memory_format) -> Cohort:
+    return cases if cases.image is None else replace(cases, image=cases.image.contiguous(memory_format=layout))
+
 
 
 def _bar(epochs: range, progress: bool):

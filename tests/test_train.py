@@ -164,6 +164,20 @@ def test_frozen_parameters_are_neither_counted_nor_changed(accelerator):
     assert not torch.equal(fit.model[5].weight, before[5].weight)
 
 
+def test_strided_1x1_convolutions_of_few_channels_learn_as_without_onednn(accelerator):
+    """Detects the layout in which oneDNN writes out of bounds (uxlfoundation/oneDNN issue 6035)."""
+    generator, fits = torch.Generator().manual_seed(0), []
+    cohort = Cohort(image=torch.randn(16, 8, 64, 64, generator=generator), label=torch.ones(16))
+    for enabled in (True, False):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(8, 16, 1, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                              nn.Linear(16, 1), nn.Flatten(0))
+        with torch.backends.mkldnn.flags(enabled=enabled):
+            fits.append(train.fit(model, cohort, bce, accelerator=accelerator, epochs=3, batch=8))
+    for a, b in zip(fits[0].model.parameters(), fits[1].model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
 def test_volumes(accelerator):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv3d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 1), nn.Flatten(0))
