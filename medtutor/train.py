@@ -108,7 +108,6 @@ def _laid_out(cases: Cohort, layout: torch.memory_format) -> Cohort:
     return cases if cases.image is None else replace(cases, image=cases.image.contiguous(memory_format=layout))
 
 
-
 def _bar(epochs: range, progress: bool):
     from tqdm import tqdm
 
