@@ -1,14 +1,15 @@
 """How well is the digital patient told from real chest X-rays? And a sheet of both, side by side.
 
-`python benchmarks/phantom_or_real.py [folder of public data] [sheet.png]`. For each real set: the area under the ROC
-curve of a small CNN at 64x64 with a patient-wise split, and of logistic regressions that see only the power spectrum,
-the histogram or an 8x8 thumbnail. Every picture is cut to a square, reduced to 64x64 by area and brought to zero mean
-and unit variance. 0.5 means that the two cannot be told apart, 1 that they always can.
+`python benchmarks/phantom_or_real.py [folder of public data, or $MEDTUTOR_DATA] [sheet.jpg]`. For each real set: the
+area under the ROC curve of a small CNN at 64x64 with a patient-wise split, and of logistic regressions that see only
+the power spectrum, the histogram or an 8x8 thumbnail. Every picture is reduced to 64x64 by area and brought to zero
+mean and unit variance. 0.5 means that the two cannot be told apart, 1 that they always can.
 """
 
 from __future__ import annotations
 
 import csv
+import os
 import re
 import sys
 from pathlib import Path
@@ -38,13 +39,11 @@ def real(root: Path, name: str, limit: int = 400) -> tuple[Tensor, list[str]]:
             rows = [(row["file"], row["patient"]) for row in csv.DictReader(file)]
         rows = rows[::2] + rows[1::2]
     else:
-        rows = [
-            (f"images/{p.name}", re.sub(r"_.*", "", p.name)) for p in sorted((root / name / "images").glob("*.png"))
-        ]
-    pictures = [Image.open(root / name / file).convert("L").resize((256, 256), Image.BOX) for file, _ in rows[:limit]]
-    return torch.from_numpy(np.stack([np.asarray(p) for p in pictures])).float()[:, None] / 255, [
-        p for _, p in rows[:limit]
-    ]
+        rows = [(f"images/{p.name}", re.sub(r"_.*", "", p.name))
+                for p in sorted((root / name / "images").glob("*.png"))]
+    files, patients = zip(*rows[:limit], strict=True)
+    pictures = [np.asarray(Image.open(root / name / f).convert("L").resize((256, 256), Image.BOX)) for f in files]
+    return torch.from_numpy(np.stack(pictures)).float()[:, None] / 255, list(patients)
 
 
 def phantom(n: int, size: int, name: str, seed: int = 0) -> Tensor:
@@ -53,16 +52,8 @@ def phantom(n: int, size: int, name: str, seed: int = 0) -> Tensor:
     prevalence = dict.fromkeys(thorax.FINDINGS, 0.02 if child else 0.05)
     if child:  # half of that set has viral pneumonia
         prevalence |= {"infiltration": 0.25, "pneumonia": 0.2, "edema": 0.25}
-    return thorax.cohort(
-        n,
-        size,
-        seed,
-        age=(1, 6) if child else (18, 85),
-        site=2 if child else None,
-        prevalence=prevalence,
-        marker=0.8 if child else 0.6,
-        device=None if child else DEVICES,
-    ).image
+    return thorax.cohort(n, size, seed, age=(1, 6) if child else (18, 85), site=2 if child else None,
+                         prevalence=prevalence, marker=0.8 if child else 0.6, device=None if child else DEVICES).image
 
 
 def prepared(image: Tensor) -> Tensor:
@@ -80,9 +71,8 @@ def auc(score: Tensor, truth: Tensor) -> tuple[float, float, float]:
         return float(((gap > 0).float() + 0.5 * (gap == 0).float()).mean())
 
     generator, groups = torch.Generator().manual_seed(0), [torch.nonzero(truth == v)[:, 0] for v in (0, 1)]
-    drawn = [
-        area(torch.cat([g[torch.randint(len(g), (len(g),), generator=generator)] for g in groups])) for _ in range(500)
-    ]
+    drawn = [area(torch.cat([g[torch.randint(len(g), (len(g),), generator=generator)] for g in groups]))
+             for _ in range(500)]
     low, high = np.quantile(drawn, [0.025, 0.975])
     return area(torch.arange(len(score))), float(low), float(high)
 
@@ -95,13 +85,10 @@ def _spectrum(x: Tensor) -> Tensor:
     return (total[:, 1:33] / ring.bincount()[1:33]).clamp(min=1e-6).log()
 
 
-PROBES = {
-    "spectrum": _spectrum,
-    "histogram": lambda x: x.flatten(1).quantile(torch.linspace(0.01, 0.99, 24), dim=1).T,
-    "8x8 thumbnail": lambda x: F.avg_pool2d(x, 8).flatten(1),
-    "blurred, CNN": lambda x: F.interpolate(F.avg_pool2d(x, 4), size=(SIZE, SIZE), mode="bilinear"),
-    "CNN": lambda x: x,
-}
+PROBES = {"spectrum": _spectrum, "histogram": lambda x: x.flatten(1).quantile(torch.linspace(0.01, 0.99, 24), dim=1).T,
+          "8x8 thumbnail": lambda x: F.avg_pool2d(x, 8).flatten(1),
+          "blurred, CNN": lambda x: F.interpolate(F.avg_pool2d(x, 4), size=(SIZE, SIZE), mode="bilinear"),
+          "CNN": lambda x: x}
 
 
 def _network() -> nn.Module:
@@ -155,25 +142,20 @@ def told_apart(
     return found
 
 
-def sheet(root: Path, path: Path, rows: int = 4, size: int = 96, colours: int = 64) -> None:
-    """A PNG: real X-rays of two sets beside phantoms of like patients, `rows` rows of six of each."""
+def sheet(root: Path, path: Path, rows: int = 4, size: int = 96) -> None:
+    """A picture: real X-rays of two sets at the left, phantoms of like patients at the right, six a row."""
     panels = []
     for name in SETS[:2]:
         pictures = F.interpolate(real(root, name, 6 * rows)[0], size=(size, size), mode="area")
+        pictures = pictures[:len(pictures) // 6 * 6]
         made = F.interpolate(phantom(len(pictures), 2 * size, name), size=(size, size), mode="area")
-        pair = [
-            torch.cat([p, torch.zeros(6 * rows - len(p), 1, size, size)])
-            .view(rows, 6, size, size)
-            .permute(0, 2, 1, 3)
-            .reshape(rows * size, 6 * size)
-            for p in (pictures, made)
-        ]
-        panels.append(torch.cat([pair[0], torch.ones(rows * size, 8), pair[1]], 1))
-    grey = torch.cat([panels[0], torch.ones(8, panels[0].shape[1]), panels[1]]).mul(255).byte().numpy()
-    Image.fromarray(grey).quantize(colours, dither=Image.Dither.NONE).save(path, optimize=True)
+        left, right = (p.view(-1, 6, size, size).transpose(1, 2).reshape(-1, 6 * size) for p in (pictures, made))
+        panels += [torch.cat([left, torch.ones(len(left), 12), right], 1), torch.ones(12, 12 * size + 12)]
+    grey = (torch.cat(panels[:-1]) * 255).byte().numpy()
+    Image.fromarray(grey).save(path, quality=82)
 
 
-def main(folder: str = "../shared/data", picture: str = "") -> None:
+def main(folder: str = os.environ.get("MEDTUTOR_DATA", "."), picture: str = "") -> None:
     root = Path(folder)
     for name in SETS:
         pictures, patients = real(root, name)

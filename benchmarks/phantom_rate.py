@@ -59,7 +59,7 @@ def bodies(n: int) -> Body:
     return kept[0]
 
 
-def main(n: int = 96) -> None:
+def main(n: int = 256) -> None:
     print(f"{torch.get_num_threads()} threads, {n} patients, median of 5 runs")
     for name, (module, count, size, options) in MODALITIES.items():
         count, make = min(count or n, n), import_module(f"medtutor.phantom.{module}").cohort

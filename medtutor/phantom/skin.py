@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from medtutor.cohort import Cohort
-from medtutor.phantom.texture import Draws, blur, boxes, cloud, noise, outline, unit_grid
-from medtutor.phantom.wound import _mix, _px, _turned
+from medtutor.phantom.texture import Draws, blend, blur, boxes, cloud, noise, outline, px, turned, unit_grid
 
 DIAGNOSES = ("naevus", "melanoma", "seborrhoeic keratosis", "basal cell carcinoma", "vascular lesion")
 PREVALENCE = dict(zip(DIAGNOSES, (0.48, 0.2, 0.15, 0.12, 0.05), strict=True))
@@ -126,26 +125,26 @@ def cohort(n: int, size: int = 64, seed: int = 0, prevalence: dict[str, float] |
         ("site", site, u(0, 4).floor()), ("tone", tone, 1 + 5 * u() ** 3), ("age", age, u(18, 90)),
         ("sex", sex, u(0, 2).floor()), ("location", location, u(0, 4).floor()))}
     fov = u(10.5, 15.5)
-    pixel, (x, y) = fov / size, (g.float() * _px(fov) / 2 for g in unit_grid(size))
+    pixel, (x, y) = fov / size, (g.float() * px(fov) / 2 for g in unit_grid(size))
     # ---- skin
-    old, fine = _px(((who["age"] - 20) / 60).clamp(0, 1.2)), field("fine", 40, 2)
-    melanin = _px(0.06 + 0.05 * (who["tone"] - 1) ** 1.9) * (1 + 0.15 * field("tan", 6, 4)) + _px(u(0.01, 0.035)) * fine
+    old, fine = px(((who["age"] - 20) / 60).clamp(0, 1.2)), field("fine", 40, 2)
+    melanin = px(0.06 + 0.05 * (who["tone"] - 1) ** 1.9) * (1 + 0.15 * field("tan", 6, 4)) + px(u(0.01, 0.035)) * fine
     melanin = melanin + 0.2 * old * torch.sigmoid((field("lentigo", 8, 3) - 1.6) * 6)
-    blood = _px(u(0.05, 0.2)) + _px(u(0.01, 0.07)) * (0.5 + old) * field("mottle", 10, 4)
-    blood = blood + _px(u(0.0, 0.025)) * (1 + (who["location"][:, None, None] > 1)) * fine
+    blood = px(u(0.05, 0.2)) + px(u(0.01, 0.07)) * (0.5 + old) * field("mottle", 10, 4)
+    blood = blood + px(u(0.0, 0.025)) * (1 + (who["location"][:, None, None] > 1)) * fine
     # ---- outline: r is 1 on it
     contour, centre = _contour(draws, value, fov)
-    dx, dy = x - _px(centre[:, 0]), y - _px(centre[:, 1])
+    dx, dy = x - px(centre[:, 0]), y - px(centre[:, 1])
     angle = torch.atan2(dy, dx)
     reach = _at(contour, angle)
     r = torch.hypot(dx, dy) / reach
-    fade = _px(u(0.12, 0.55)) * (1 + 0.4 * field("fade", 3)).clamp(0.4, 1.4) + _px(pixel) / 2
+    fade = px(u(0.12, 0.55)) * (1 + 0.4 * field("fade", 3)).clamp(0.4, 1.4) + px(pixel) / 2
     edge = torch.sigmoid(2 * (1 - r) * reach / fade + 0.9 * field("rim", 18, 2))
     # ---- colours in ragged patches, concentric in a symmetrical lesion
     stray, aim = (0.08 + 0.5 * value["asymmetry"])[:, None] * u(0.5, 1.1, 6), u(0, 6.3, 6)
     qx, qy, patch = r * angle.cos(), r * angle.sin(), {}
     for k, (name, wide) in enumerate(zip(COLOURS, (1.3, 0.8, 0.36, 0.65, 0.42, 0.5), strict=True)):
-        gap = torch.hypot(qx - _px(stray[:, k] * aim[:, k].cos()), qy - _px(stray[:, k] * aim[:, k].sin()))
+        gap = torch.hypot(qx - px(stray[:, k] * aim[:, k].cos()), qy - px(stray[:, k] * aim[:, k].sin()))
         patch[name] = 1 - gap / wide + 0.5 * field(name, 8, 3)
     layer = {name: torch.sigmoid(patch[name] * 5) * edge for name in COLOURS}
     layer["veil"] = torch.sigmoid((patch["blue-grey"] + 0.5) * 4) * edge
@@ -170,22 +169,22 @@ def cohort(n: int, size: int = 64, seed: int = 0, prevalence: dict[str, float] |
         turn = u(0, 6.3, many)
         layer[name] = _curves(x, y, at(u(*start, many), turn), turn + back + u(-bend, bend, many), u(*length, many),
                               u(-bend, bend, many), u(*width, many), pixel)
-    layer = {name: layer[name] * _px((value[name] > 0).float()) for name in LEVELS}
+    layer = {name: layer[name] * px((value[name] > 0).float()) for name in LEVELS}
     # ---- absorption, then films
-    grain, dose = 1 + 0.22 * field("grain", 22, 3), _px(u(0.4, 0.9))
+    grain, dose = 1 + 0.22 * field("grain", 22, 3), px(u(0.4, 0.9))
     brown = 0.16 * edge + 0.5 * layer["light brown"] + 0.95 * layer["dark brown"] + 1.9 * layer["black"]
-    melanin = melanin + dose * (grain * brown + (0.5 + 0.35 * _px((value["network"] > 1).float())) * layer["network"]
+    melanin = melanin + dose * (grain * brown + (0.5 + 0.35 * px((value["network"] > 1).float())) * layer["network"]
                                 + 0.7 * layer["globules"] + 2.2 * layer["dots"] + 0.8 * layer["streaks"])
     blood = blood + 0.14 * edge + grain * (0.7 * layer["red"] + 1.5 * layer["lacunae"]) + 1.1 * layer["vessels"]
     image = torch.exp(-(melanin.clamp(min=0)[:, None] * MELANIN + blood.clamp(min=0)[:, None] * BLOOD))
     image = image * PALE * (1 - 0.3 * layer["black"])[:, None]
     for name, colour, most in FILMS:
-        image = _mix(image, (grain[:, None] * 0.5 + 0.5) * torch.tensor(colour)[:, None, None], most * layer[name])
+        image = blend(image, (grain[:, None] * 0.5 + 0.5) * torch.tensor(colour)[:, None, None], most * layer[name])
     image, on_top = _dressed(image, draws, worn, who, x, y, fov, pixel, field)
     # ---- camera
-    light = 1 - _px(u(0.0, 0.3)) * (x**2 + y**2) / _px(fov) ** 2 + 0.03 * field("light", 2)
+    light = 1 - px(u(0.0, 0.3)) * (x**2 + y**2) / px(fov) ** 2 + 0.03 * field("light", 2)
     gain = 1 + cast * (CAST[who["site"].long()] - 1 + draws.normal(0, 0.02, 3))
-    image = image * (light * _px(u(0.92, 1.08)))[:, None] * gain[:, :, None, None]
+    image = image * (light * px(u(0.92, 1.08)))[:, None] * gain[:, :, None, None]
     image = torch.lerp(image, blur(image, 0.6 * size / 64), (0.3 * u() + 0.3 * (who["site"] == 3))[:, None, None, None])
     if noisy:
         image = image + 0.01 * noise(n, seed, "skin sensor", (3, size, size))
@@ -256,8 +255,8 @@ def _at(contour: Tensor, angle: Tensor) -> Tensor:
 
 def _network(draws: Draws, kind: Tensor, x: Tensor, y: Tensor, field) -> Tensor:
     """Lines of a honeycomb: the minima of three waves 60 degrees apart, bent a little or, for kind 2, a lot."""
-    odd, turn = _px((kind > 1).float()), _px(draws.uniform(0, math.pi))
-    scale = 2 * math.pi / _px(draws.uniform(0.55, 0.72)) / (1 + 0.3 * odd)
+    odd, turn = px((kind > 1).float()), px(draws.uniform(0, math.pi))
+    scale = 2 * math.pi / px(draws.uniform(0.55, 0.72)) / (1 + 0.3 * odd)
     a, b = (g * scale + (0.9 + 0.9 * odd) * field(f"warp {k}", 20) for k, g in enumerate((x, y)))
     total = sum(torch.cos(a * (turn + k * math.pi / 3).cos() + b * (turn + k * math.pi / 3).sin()) for k in range(3))
     torn = 1 - 0.75 * odd * torch.sigmoid((field("torn", 5) - 0.4) * 4)
@@ -266,9 +265,9 @@ def _network(draws: Draws, kind: Tensor, x: Tensor, y: Tensor, field) -> Tensor:
 
 def _spots(x: Tensor, y: Tensor, centre: Tensor, radius: Tensor, pixel: Tensor) -> Tensor:
     """How much of each pixel soft discs at `centre` (n, K, 2) of `radius` (n, K) cover."""
-    cover, pixel = torch.zeros_like(x), _px(pixel)
+    cover, pixel = torch.zeros_like(x), px(pixel)
     for k in range(radius.shape[1]):
-        r, away = _px(radius[:, k]), ((x - _px(centre[:, k, 0])) ** 2 + (y - _px(centre[:, k, 1])) ** 2).sqrt()
+        r, away = px(radius[:, k]), ((x - px(centre[:, k, 0])) ** 2 + (y - px(centre[:, k, 1])) ** 2).sqrt()
         disc = ((r - away) / pixel.maximum(r / 2) + 0.5).clamp(min=0).minimum((2 * r / pixel).clamp(max=1) ** 2)
         cover = torch.maximum(cover, disc)
     return cover
@@ -277,12 +276,12 @@ def _spots(x: Tensor, y: Tensor, centre: Tensor, radius: Tensor, pixel: Tensor) 
 def _curves(x: Tensor, y: Tensor, start: Tensor, turn: Tensor, length: Tensor, bend: Tensor, width: Tensor,
             pixel: Tensor) -> Tensor:
     """How much of each pixel tapered arcs from `start` (n, K, 2), `length` (n, K) along `turn`, cover."""
-    cover, pixel = torch.zeros_like(x), _px(pixel)
+    cover, pixel = torch.zeros_like(x), px(pixel)
     for k in range(width.shape[1]):
-        along, across = _turned(x, y, start[:, k], turn[:, k])
-        part, bow = along / _px(length[:, k]), _px(bend[:, k])
+        along, across = turned(x, y, start[:, k], turn[:, k])
+        part, bow = along / px(length[:, k]), px(bend[:, k])
         away = (across - bow * along * (1 - part)).abs() / (1 + (bow * (1 - 2 * part)) ** 2).sqrt()
-        w = _px(width[:, k]) * (1 - part.clamp(0, 1) ** 3)
+        w = px(width[:, k]) * (1 - part.clamp(0, 1) ** 3)
         line = ((w / 2 - away) / pixel + 0.5).clamp(min=0).minimum((w / pixel).clamp(max=1))
         cover = torch.maximum(cover, line * (part > 0))
     return cover
@@ -291,14 +290,14 @@ def _curves(x: Tensor, y: Tensor, start: Tensor, turn: Tensor, length: Tensor, b
 def _dressed(image: Tensor, draws: Draws, worn: dict[str, Tensor], who: dict[str, Tensor], x: Tensor, y: Tensor,
              fov: Tensor, pixel: Tensor, field) -> tuple[Tensor, dict[str, Tensor]]:
     """Ink, ruler, gel bubbles, hair and dark corners over the skin, and how much of each pixel they cover."""
-    on, half, thin, u = {k: _px(worn[k].float()) for k in CONFOUNDERS}, _px(fov) / 2, _px(pixel), draws.uniform
-    ring = (torch.hypot(x - half * _px(u(-0.3, 0.3)), y - half * _px(u(-0.3, 0.3))) - half * _px(u(0.9, 1.25))).abs()
-    there = torch.sigmoid((torch.cos(torch.atan2(y, x) - _px(u(0, 6.3))) - _px(u(-0.2, 0.9))) * 9)
-    ink = torch.sigmoid((_px(u(0.2, 0.7)) - ring) * 6 + 1.6 * field("pen", 26, 3)) * there * on["ink"]
+    on, half, thin, u = {k: px(worn[k].float()) for k in CONFOUNDERS}, px(fov) / 2, px(pixel), draws.uniform
+    ring = (torch.hypot(x - half * px(u(-0.3, 0.3)), y - half * px(u(-0.3, 0.3))) - half * px(u(0.9, 1.25))).abs()
+    there = torch.sigmoid((torch.cos(torch.atan2(y, x) - px(u(0, 6.3))) - px(u(-0.2, 0.9))) * 9)
+    ink = torch.sigmoid((px(u(0.2, 0.7)) - ring) * 6 + 1.6 * field("pen", 26, 3)) * there * on["ink"]
     pen = torch.lerp(torch.tensor([0.36, 0.30, 0.80]), torch.tensor([0.40, 0.20, 0.32]), u()[:, None])
-    image = _mix(image, pen[:, :, None, None] * (0.5 + 0.5 * image), 0.75 * ink)
+    image = blend(image, pen[:, :, None, None] * (0.5 + 0.5 * image), 0.75 * ink)
     middle = torch.stack([u(-0.12, 0.12), u(0.62, 0.85)], 1) * fov[:, None] / 2
-    along, over = _turned(x, y, middle, u(-0.25, 0.25))
+    along, over = turned(x, y, middle, u(-0.25, 0.25))
     mark = (along * 2).round()
     tick = ((along - mark / 2).abs()).where((over < 0) & (over > -0.28 - 0.22 * (mark % 2 == 0)), half)
     bar = ((0.035 - tick.minimum(over.abs())) / thin + 0.5).clamp(min=0).minimum((0.07 / thin).clamp(max=1))
@@ -308,14 +307,14 @@ def _dressed(image: Tensor, draws: Draws, worn: dict[str, Tensor], who: dict[str
     disc, inner, shine = (_spots(x, y, where - big[..., None] * shift, big * part, pixel)
                           for shift, part in ((0, 1), (0, 0.7), (0.45, 0.3)))
     glint = on["bubbles"] * (0.4 * (disc - inner) + 0.1 * inner + 0.7 * shine).clamp(0, 0.9)
-    image = _mix(image, torch.full_like(image, 0.98), glint)
+    image = blend(image, torch.full_like(image, 0.98), glint)
     lean, spread, many = u(0, 6.3, 1), u(0.2, 1.4, 1), 3 + 10 * u(0, 1, 1) + 4 * who["sex"][:, None]
     hair = _curves(x, y, u(-0.6, 0.6, 16, 2) * fov[:, None, None], lean + spread * draws.normal(0, 1, 16),
                    u(4, 16, 16), u(-1.3, 1.3, 16), u(0.05, 0.13, 16) * (torch.arange(16.0) < many), pixel) * on["hair"]
     fibre = torch.lerp(torch.tensor([0.15, 0.09, 0.06]), torch.tensor([0.58, 0.40, 0.20]), u(0, 1, 1))
     image = image * (1 - 0.2 * blur(hair[:, None], 1.2 * x.shape[-1] / 64))
-    image = _mix(image, fibre[:, :, None, None].expand_as(image), 0.85 * hair)
-    rim = torch.hypot(x - half * _px(u(-0.1, 0.1)), y - half * _px(u(-0.1, 0.1))) / half - _px(u(1.0, 1.3))
-    dark = torch.sigmoid(rim / _px(u(0.01, 0.06))) * on["vignette"]
+    image = blend(image, fibre[:, :, None, None].expand_as(image), 0.85 * hair)
+    rim = torch.hypot(x - half * px(u(-0.1, 0.1)), y - half * px(u(-0.1, 0.1))) / half - px(u(1.0, 1.3))
+    dark = torch.sigmoid(rim / px(u(0.01, 0.06))) * on["vignette"]
     cover = dict(zip(CONFOUNDERS, (hair, bar, ink, disc * on["bubbles"], dark), strict=True))
     return image * (1 - 0.97 * dark)[:, None], cover

@@ -127,6 +127,22 @@ def unit_grid(size: int) -> tuple[Tensor, Tensor]:
     return axis[None, :].expand(size, size), axis[:, None].expand(size, size)
 
 
+def px(value: Tensor) -> Tensor:
+    """(N,) made ready to meet pixels (N, H, W)."""
+    return value[:, None, None]
+
+
+def blend(under: Tensor, over: Tensor, alpha: Tensor) -> Tensor:
+    """Pictures (N, C, H, W): `over` laid on `under` with opacity `alpha` (N, H, W)."""
+    return under + (over - under) * alpha[:, None]
+
+
+def turned(x: Tensor, y: Tensor, centre: Tensor, turn: Tensor) -> tuple[Tensor, Tensor]:
+    """Coordinates about `centre` (N, 2) along axes turned by `turn` (N,)."""
+    dx, dy = x - px(centre[:, 0]), y - px(centre[:, 1])
+    return dx * px(turn.cos()) + dy * px(turn.sin()), dy * px(turn.cos()) - dx * px(turn.sin())
+
+
 def outline(angle: Tensor, amplitude: Tensor, phase: Tensor) -> Tensor:
     """Radial factors 1 + sum_k a_k cos(k angle + phase_k) for `angle` (N, ...), k = 1..K, coefficients (N, K)."""
     shape = (len(amplitude),) + (1,) * (angle.ndim - 1)
