@@ -1,5 +1,7 @@
 """Fixtures that several test files share."""
 
+import sys
+
 import pytest
 from books import TINY, make_book
 
@@ -35,3 +37,18 @@ def executed_book(tmp_path_factory):
 def executed(executed_book):
     """The path of the executed chapter."""
     return executed_book / "chapters" / "01-tiny.ipynb"
+
+
+@pytest.fixture
+def medtutor(monkeypatch, capsys):
+    """Run the command in this process: `medtutor("run", "01")` gives status, stdout and stderr."""
+    from medtutor import cli
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["medtutor", *words])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        out, err = capsys.readouterr()
+        return end.value.code or 0, out, err
+
+    return call

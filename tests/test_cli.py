@@ -16,19 +16,6 @@ from medtutor import cli, notebook
 WIDTH = (PARAMETERS[0] + "\nwidth = 1", "parameters")
 
 
-@pytest.fixture
-def medtutor(monkeypatch, capsys):
-    """Run the command in this process: `medtutor("run", "01")` gives status, stdout and stderr."""
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["medtutor", *words])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        out, err = capsys.readouterr()
-        return end.value.code or 0, out, err
-
-    return call
-
-
 @pytest.mark.parametrize(("words", "said"), [
     (["run", "tinny"], "there is no chapter 'tinny'; try 01-tiny"),
     (["run", "01", "--profile", "smoky"], "there is no profile 'smoky'; try smoke"),

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from medtutor import cli, data
+from medtutor import data
 from medtutor.data import download, entry, store
 
 BODY = b"PK" + hashlib.shake_256(b"body").digest(200_000)
@@ -611,17 +611,6 @@ def test_a_killed_run_leaves_nothing_that_is_trusted(site, place, earlier, offer
     assert sorted(path.name for path in get().iterdir()) == ["a", "b"]
     assert data.verify("toy") == []
     assert [path.suffix for path in (place / ".partial").iterdir()] == [".lock", ".lock"]
-
-
-@pytest.fixture
-def medtutor(monkeypatch, capsys):
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["medtutor", *words])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        return end.value.code or 0, *capsys.readouterr()
-
-    return call
 
 
 def test_the_command_lists_gets_and_verifies(site, place, earlier, offer, medtutor):
