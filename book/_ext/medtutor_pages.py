@@ -234,8 +234,8 @@ class PatientGallery(Page):
 
         Image.fromarray(tiles(sheet(name, n=12, size=128), columns=4)).save(folder / f"{name}.png", optimize=True)
         section = nodes.section(ids=[f"patient-{name}"], names=[f"patient-{name}"])
-        section += nodes.title(text=name.replace("-", " ").capitalize().replace("xray", "X-ray")
-                               .replace(" ct", " CT").replace(" mr", " MR"))
+        part, *kind = name.replace("xray", "X-ray", 1).split("-", 1)
+        section += nodes.title(text=" ".join([part.capitalize(), *(k if "-" in k else k.upper() for k in kind)]))
         section += nodes.paragraph(text=modality.description)
         alt = f"Twelve samples in three rows. {modality.description}"
         section += nodes.image(uri=f"/book/drawn/{name}.png", alt=alt, width="100%")
