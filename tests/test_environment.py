@@ -1,6 +1,9 @@
-"""The three descriptions of the environment agree: pyproject.toml, environment.yml and constraints.txt."""
+"""The three descriptions of the environment agree, and the package stays small enough to read."""
 
+import ast
+import io
 import re
+import tokenize
 import tomllib
 from pathlib import Path
 
@@ -40,3 +43,22 @@ def test_constraints_hold_exact_versions_once_each_and_no_hosts():
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!_-]+", line) for line in lines)
     names = [canonicalize_name(line.split("==")[0]) for line in lines]
     assert len(names) == len(set(names))
+
+
+def code_lines(path):
+    """Lines that hold code: no blank lines, comments or docstrings."""
+    source = path.read_text(encoding="utf-8")
+    notes = {line for node in ast.walk(ast.parse(source)) if hasattr(node, "body") and isinstance(node.body, list)
+             for text in node.body[:1] if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+             for line in range(text.lineno, text.end_lineno + 1)}
+    skipped = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+    return len({line for token in tokenize.generate_tokens(io.StringIO(source).readline) if token.type not in skipped
+                for line in range(token.start[0], token.end[0] + 1)} - notes)
+
+
+def test_the_package_can_be_read_in_an_afternoon():
+    files = sorted((ROOT / "medtutor").rglob("*.py"))
+    phantom = {path for path in files if "phantom" in path.parts}
+    assert sum(map(code_lines, set(files) - phantom)) <= 3000
+    assert sum(map(code_lines, phantom)) <= 3500
+    assert [path.name for path in files if len(path.read_text(encoding="utf-8").splitlines()) > 400] == []
