@@ -92,7 +92,7 @@ class Lab:
             tables.append({name: np.asarray(value, dtype=float) for name, value in score(fits[-1].model).items()})
         return Trials({name: np.stack([table[name] for table in tables]) for name in tables[0]}, fits)
 
-    def predict(self, model, cohort: Cohort, forward=None, *, batch: int = 64):
+    def predict(self, model, cohort: Cohort, forward=None, *, batch: int = 16):
         """Outputs of `model` for every case, on the CPU: see `medtutor.train.predict`."""
         return train.predict(model, cohort, forward, device=self.device, batch=batch)
 

@@ -79,7 +79,7 @@ def fit(model: nn.Module, cohort: Cohort, loss: Callable[[nn.Module, Cohort], Te
 
 @torch.no_grad()
 def predict(model: nn.Module, cohort: Cohort, forward: Callable[[nn.Module, Cohort], Tensor] | None = None, *,
-            device="cpu", batch: int = 64) -> Tensor:
+            device="cpu", batch: int = 16) -> Tensor:
     """Outputs for every case on the CPU, computed on `device` in evaluation mode; `forward(model, batch)` is
     `model(batch.image)` by default, or `model(batch.volume)` for a cohort without images."""
     model.to(device).eval()
@@ -96,12 +96,14 @@ def count(model: nn.Module) -> int:
 def _layout(model: nn.Module) -> torch.memory_format:
     """The memory layout of images: channels last, in which convolutions run a third faster on CPUs.
 
-    Not for strided 1x1 convolutions of few channels: there oneDNN writes past its workspace in the backward pass
+    Not for instance norms, which copy into the other layout and back. And not for strided 1x1 convolutions of few
+    channels: there oneDNN writes past its workspace in the backward pass
     (https://github.com/uxlfoundation/oneDNN/issues/6035), and the process crashes some time later.
     """
-    short = any(isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1) and m.stride != (1, 1) and m.in_channels < 16
-                for m in model.modules())
-    return torch.contiguous_format if short else torch.channels_last
+    plain = any(isinstance(m, nn.InstanceNorm2d) or (
+        isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1) and m.stride != (1, 1) and m.in_channels < 16)
+        for m in model.modules())
+    return torch.contiguous_format if plain else torch.channels_last
 
 
 def _laid_out(cases: Cohort, layout: torch.memory_format) -> Cohort:
