@@ -296,7 +296,7 @@ print(f"VoxelMorph network: {count(voxelmorph()):,} parameters")
 # %% tags=["define"]
 def window_sums(x: Tensor, side: int) -> Tensor:
     """Sums over the cube of `side` voxels around every voxel of x (B, C, D, H, W), zeros beyond the border: one product
-    with a band matrix for each axis, which is many times as fast as a convolution."""
+    with a band matrix for each axis, which is several times as fast as a convolution."""
     for axis in (2, 3, 4):
         place = torch.arange(x.shape[axis], device=x.device)
         band = ((place[:, None] - place).abs() <= side // 2).to(x.dtype)
