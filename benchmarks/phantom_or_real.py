@@ -62,13 +62,12 @@ def prepared(image: Tensor) -> Tensor:
     return (image - image.mean((1, 2, 3), keepdim=True)) / image.std((1, 2, 3), keepdim=True).clamp(min=1e-3)
 
 
-def auc(score: Tensor, truth: Tensor) -> tuple[float, float, float]:
-    """Area under the ROC curve and its 95 % bootstrap interval."""
-
+def auc(score: Tensor, truth: Tensor, fold: Tensor) -> tuple[float, float, float]:
+    """Area under the ROC curve and its 95 % bootstrap interval, over pairs that one model scored (the same fold)."""
     def area(index: Tensor) -> float:
-        s, t = score[index], truth[index]
-        gap = s[t > 0][:, None] - s[t < 1]
-        return float(((gap > 0).float() + 0.5 * (gap == 0).float()).mean())
+        a, b = index[truth[index] > 0], index[truth[index] < 1]
+        gap, same = score[a][:, None] - score[b], fold[a][:, None] == fold[b]
+        return float(((gap > 0).float() + 0.5 * (gap == 0).float())[same].mean())
 
     generator, groups = torch.Generator().manual_seed(0), [torch.nonzero(truth == v)[:, 0] for v in (0, 1)]
     drawn = [area(torch.cat([g[torch.randint(len(g), (len(g),), generator=generator)] for g in groups]))
@@ -123,9 +122,8 @@ def _scored(x: Tensor, y: Tensor, test: Tensor, seed: int, epochs: int = 12) -> 
         return model(x[test])[:, 0]
 
 
-def told_apart(
-    pictures: Tensor, patients: list[str], phantoms: Tensor, folds: int = 3
-) -> dict[str, tuple[float, float, float]]:
+def told_apart(pictures: Tensor, patients: list[str], phantoms: Tensor, folds: int = 3,
+               ) -> dict[str, tuple[float, float, float]]:
     """AUC with interval of each probe, over `folds` parts of the patients."""
     x = torch.cat([prepared(pictures), prepared(phantoms)])
     y = torch.cat([torch.ones(len(pictures)), torch.zeros(len(phantoms))])
@@ -136,9 +134,8 @@ def told_apart(
     for name, probe in PROBES.items():
         seen, score = probe(x), torch.zeros(len(y))
         for k in range(folds):
-            raw = _scored(seen, y, fold == k, k)
-            score[fold == k] = raw.argsort().argsort() / len(raw)
-        found[name] = auc(score, y)
+            score[fold == k] = _scored(seen, y, fold == k, k)
+        found[name] = auc(score, y, fold)
     return found
 
 
