@@ -233,3 +233,28 @@ def test_bad_input_says_what_to_do():
     ):
         with pytest.raises(ValueError, match=match):
             thorax.cohort(2, 16, **options)
+
+
+def test_a_childs_chest_is_a_bell_and_its_arms_are_held_up():
+    child, adult = (thorax.cohort(24, 64, 7, prevalence=NONE, age=age, **CALM) for age in ((1, 4), (30, 60)))
+
+    def taper(c):
+        """Width of the lungs a fifth below their top over their greatest width."""
+        lungs = c.mask[:, :2].any(1)
+        rows = lungs.any(2).int()
+        top, height = rows.argmax(1), rows.sum(1)
+        wide = torch.stack([width(lungs[i : i + 1, r : r + 1])[0] for i, r in enumerate(top + height // 5)])
+        return (wide / width(lungs)).mean()
+
+    assert taper(child) < taper(adult) - 0.02
+    bottom = child.image[:, 0, -12:]  # an arm that hung down would stand beside the trunk, with air between
+    inside = (bottom > 0.3).int()
+    assert (inside.diff(dim=2).abs().sum(2) <= 2).float().mean() > 0.9
+
+
+def test_no_lung_lies_between_a_childs_heart_and_its_diaphragm():
+    ct = thorax.cohort(8, 48, 3, modality="ct", kind="volume", prevalence=NONE, age=(1, 4), jitter=0)
+    lung, heart = (part[..., 20:28] for part in ((ct.mask == 1) | (ct.mask == 2), ct.mask == 3))  # near the midline
+    lowest = torch.where(heart, torch.arange(48)[:, None, None], 99).amin(1)  # slices count from the feet
+    below = [lung.movedim(1, -1).gather(-1, (lowest - k).clamp(0, 47)[..., None])[..., 0] for k in (1, 2)]
+    assert torch.stack(below).any(0)[heart.any(1)].float().mean() < 0.2  # an adult's: 0.39

@@ -38,7 +38,7 @@ OUTLINE = 16  # landmarks of each outline
 SITES = ("department", "portable", "paediatric", "old plates")
 _LOOK = torch.tensor([[0.96, 0.5, 6.3, 0.15, 0.5, 0.2, 0.1, 2.0, 0.2, 0.96, 0.8],
                       [0.97, 0.8, 5.7, 0.3, 0.3, 0.3, 0.0, 1.6, 0.2, 0.97, 0.7],
-                      [1.08, 0.4, 6.2, 0.1, 0.8, 0.45, 0.6, 2.1, 0.1, 1.24, 1.0],
+                      [1.04, 0.4, 6.2, 0.05, 1.5, 0.1, 0.25, 1.6, 0.1, 1.04, 1.0],
                       [0.94, 0.6, 5.6, 0.25, 0.3, 0.15, 0.1, 2.4, 0.3, 0.96, 0.85]])
 _SPREAD = torch.tensor([0.06, 0.15, 0.2, 0.1, 0.25, 0.1, 0.15, 0.45, 0.0, 0.05, 0.17])
 
@@ -171,7 +171,7 @@ def _radiographs(bodies: Body, size: int, seed: int, stream: str, view, noisy: b
     stretch = torch.diag_embed(torch.stack([zoom / tall, zoom, zoom * tall], 1))
     turn, shift = _placed(pose, jitter, 9, 12)
     bodies = bodies.moved(torch.linalg.inv(stretch) @ turn,
-                          (stretch @ (shift - torch.tensor([0, 0, CENTRE]))[..., None])[..., 0])
+                          (stretch @ (shift - _middle(meta))[..., None])[..., 0])
     fine = size * (2 if size < 96 else 1)
     wanted = ("right lung", "left lung", "heart", "liver", "stomach", *NAMED, *structures)
     source = AP_SOURCE if view == "AP" else math.inf
@@ -194,6 +194,12 @@ def _radiographs(bodies: Body, size: int, seed: int, stream: str, view, noisy: b
     return Cohort(image=image[:, None], mask=layers, box=boxes(layers[:, 3 : 3 + len(FINDINGS)]), landmark=landmark,
                   units={"image": "log exposure, window 0 to 1, bone bright", "box": "pixels", "landmark": "pixels"},
                   **common)
+
+
+def _middle(meta: dict) -> Tensor:
+    """(N, 3) in mm: what lies in the middle of a film. At the paediatric site the shoulders are on it."""
+    height = torch.where(meta["site"] == SITES.index("paediatric"), -8.0, CENTRE).double()
+    return torch.stack([0 * height, 0 * height, height], 1)
 
 
 def _placed(pose: Draws, jitter: float, sideways: float, up: float) -> tuple[Tensor, Tensor]:

@@ -65,23 +65,27 @@ def _frame(draws: Draws, severity: dict, age: Tensor, male: Tensor, breath: Tens
     g.apex = normal(122, 5) - 5 * g.child
     g.dome = ((normal(-98, 6) - 13 * breath - 13 * air + 12 * scar + 10 * g.child)[:, None]
               + torch.stack([normal(0, 3), normal(-11, 5)], 1) + 26 * small)
-    g.vault = (normal(54, 4) - 30 * air)[:, None] + 6 * small  # from the top of a dome to the costophrenic angle
+    # From the top of a dome to the costophrenic angle.
+    g.vault = (normal(54, 4) - 30 * air - 18 * g.child)[:, None] + 6 * small
     push = 12 * (severity["effusion"] ** 2) + 16 * severity["pneumothorax"] ** 2 - 16 * small
     g.shift = normal(0, 2) + push[:, 0] - push[:, 1]
     g.hilum = torch.stack([normal(4, 4), normal(15, 4)], 1) + 0.25 * (g.dome - g.dome.mean(1, True)) - 14 * small
     g.blood = 1 + 0.35 * severity["edema"] - 0.3 * air
-    g.density = -855 + normal(0, 18) - 75 * air + 30 * scar - 22 * breath
+    g.density = -855 + 110 * g.child + normal(0, 18) - 75 * air + 30 * scar - 22 * breath
     g.turn = 1.08 - 0.3 * g.child  # how steeply the ribs fall
+    g.marrow = MARROW + 250 * g.child  # a child's ribs are filled
+    g.lift = 35 * g.child  # of the shoulders: somebody holds the child's arms up
+    g.waist = -52 - 26 * g.child  # height at which the chest is widest: a child's is a bell
     return g
 
 
 def _trunk(b: Builder, draws: Draws, g: SimpleNamespace, arms: bool) -> None:
     """Fat and muscle below the shoulder slopes, neck, head of a child, breasts, arms."""
     at, u = g.at, draws.uniform
-    fall, top = draws.normal(0.27, 0.05), draws.normal(178, 6)
+    fall, top = draws.normal(0.27, 0.05), draws.normal(178, 6) + 16 * g.child
 
     def trunk(thick: Tensor) -> Shape:
-        a = g.girth * 162 + thick
+        a = g.girth * (162 - 9 * g.child) + thick
         pipe = ellipsoid(at(0, 2, 0), at(a, g.girth * 101 + thick, math.inf))
         for side in (-1, 1):  # a roof that thins out to its ridge, the trapezius
             for slope in (-0.5, 1.0):
@@ -98,13 +102,14 @@ def _trunk(b: Builder, draws: Draws, g: SimpleNamespace, arms: bool) -> None:
         b.add("breast", ellipsoid(at(side * 82, -g.girth * 101 - 4, droop - 62), stack(60, 25, 76) * bust[:, None],
                                   rotation(draws.normal(-17, 3), "x")), over=("fat", "muscle"), ct=-20, present=~g.male
               & (g.age > 14))
-    chin = draws.normal(292, 8) - 34 * g.child
+    chin = 292 + draws.normal(0, 8) * (1 + 1.5 * g.child) - 52 * g.child
     b.add("head", ellipsoid(at(draws.normal(0, 5), -15, chin), at(84, 96, 84)), over=("neck",), ct=300,
           present=g.child > 0.3)
-    up, out, stout = (g.child > 0) & draws.chance(0.7), u(30, 150, 2), 46 + 0.5 * g.fat - 13 * g.child
-    elbow = torch.where(up, u(130, 240), -260)
+    up, out, stout = draws.chance(0.7), u(30, 150, 2), 46 + 0.5 * g.fat - 13 * g.child
+    held, out = torch.where(up, u(130, 240), 60), torch.where(g.child[:, None] > 0, 75 + 0.5 * out, out)
+    elbow = torch.where(g.child > 0, held, -260)
     for k, side in enumerate((-1, 1) if arms else ()):
-        line = torch.stack([at(side * g.girth * 152, 12, 108), at(side * g.girth * 164, 14, 62),
+        line = torch.stack([at(side * g.girth * 152, 12, 108 + g.lift), at(side * g.girth * 164, 14, 62 + g.lift),
                             at(side * (g.girth * 170 + out[:, k]), 18, elbow)], 1)
         joint, bulk = line[:, 0] + at(side * 14, 2, -2), ("fat", "muscle")
         b.add("arm", tube(line[:, 1:], stout), over=bulk, ct=20)
@@ -123,8 +128,8 @@ def _lungs(b: Builder, draws: Draws, g: SimpleNamespace) -> None:
     g.shell, g.lung, g.inner = [], [], []
     for k, side in enumerate((-1, 1)):
         name, gone = f"{SIDES[k]} lung", g.s["pneumothorax"][:, k]
-        radii, turn = at(g.girth * 68, g.girth * 88, g.apex + 55), rotation(torch.full((draws.n,), -side * 7.5), "y")
-        shell = ellipsoid(at(side * g.girth * 72, 6, -52), radii, turn)
+        radii, turn = at(g.girth * 68, g.girth * 88, g.apex - g.waist + 3), rotation(-side * (7.5 + 3 * g.child), "y")
+        shell = ellipsoid(at(side * g.girth * 72, 6, g.waist), radii, turn)
         reach.append(g.girth * 72 + (turn[:, 0] ** 2 * radii**2).sum(-1).sqrt())
         lung = (
             shell
@@ -149,17 +154,17 @@ def _heart(draws: Draws, g: SimpleNamespace) -> None:
     """Heart, atrium and pulmonary trunk, scaled to the cardiothoracic ratio; the domes below, which two planes part
     from them."""
     at, base, large = g.at, g.dome.mean(1), g.s["cardiomegaly"]
-    usual = draws.uniform(0.4, 0.465) + 0.05 * g.child - 0.04 * g.s["emphysema"]
+    usual = draws.uniform(0.4, 0.465) + 0.06 * g.child - 0.04 * g.s["emphysema"]
     g.ratio = torch.where(large > 0, 0.53 + 0.14 * large, usual)
     below = (half_space(at(-0.42, 0, -0.9), at(g.shift - 26, 0, g.dome[:, 0] + 1)),
              half_space(at(0.05, 0, -1), at(g.shift + 62, 0, g.dome[:, 1] - 3)))
     lean = draws.normal(33, 5) - 8 * g.child
     parts = [ellipsoid(at(36 + 6 * g.child + g.shift, -15, base + 21), at(70, 60, 42), rotation(lean, "y")),
-             ellipsoid(at(g.shift - 4, -14, base + 40), at(34, 44, 52))]
+             ellipsoid(at(g.shift - 4, -14, base + 40 - 8 * g.child), at(34, 44, 52))]
     low, high = _extent(*parts)
     scale = g.ratio * g.width / (high - low)
-    g.chambers = [_stretched(p, torch.stack([scale, scale**0.5, scale**0.5], 1), at(8 + g.shift, -20, base + 36))
-                  for p in parts]
+    stretch = torch.stack([scale, scale**0.5, scale**0.5 * (1 + 0.15 * g.child)], 1)
+    g.chambers = [_stretched(p, stretch, at(8 + g.shift, -20, base + 36)) for p in parts]
     g.heart, g.atrium = g.chambers
     g.bellies = []
     for k, side in enumerate((-1, 1)):
@@ -214,12 +219,14 @@ def _centre(b: Builder, draws: Draws, g: SimpleNamespace) -> None:
     airy, wet = ("right lung", "left lung"), ("right effusion", "left effusion")
     b.add("mediastinum", ellipsoid(at(x, -4, 60), stack(22 + 9 * g.child, 46, 92)), within="muscle", over=airy, ct=25,
           organ="mediastinum")
+    b.add("tendon", ellipsoid(at(8 + x, -8, g.dome.mean(1) - 24), stack(56, 62, 36)), within="muscle", over=airy, ct=45,
+          organ="mediastinum", present=g.child > 0)  # on the tendon of the diaphragm a child's heart lies flat
     wide = x - normal(29, 3)
     b.add("cava", tube(torch.stack([at(wide + 9, -12, 132), at(wide, -16, base + 8)], 1), 12.0), within="muscle",
           over=("right lung", "mediastinum"), ct=42, organ="mediastinum")
     for name, chamber in (("heart", g.heart), ("atrium", g.atrium)):
         b.add(name, chamber & g.below[0] & g.below[1], within="muscle",
-              over=(*airy, "mediastinum", "cava", "heart", *wet), ct=48, organ="heart")
+              over=(*airy, "mediastinum", "cava", "heart", "tendon", *wet), ct=48, organ="heart")
     swell = ellipsoid(at(20 + x, -30, base + 30 + normal(0, 4)), stack(29, 28, 56) * normal(1, 0.07)[:, None],
                       rotation(normal(-18, 3), "y"))
     tags = ("left lung", "mediastinum", "heart")
@@ -232,10 +239,10 @@ def _centre(b: Builder, draws: Draws, g: SimpleNamespace) -> None:
     radius = (normal(13, 1) + 1.5 * old) * (1 - 0.15 * g.child)
     b.add("aorta", tube(arch, radius), within="muscle", over=(*tags, "left effusion"), ct=52, organ="aorta")
     bend, fork = normal(0, 3) + 0.5 * x, at(2 + 0.7 * x, 22, 48)
-    b.add("upper trachea", tube(torch.stack([at(bend, 14, NAPE), at(bend, 8, 240)], 1), 8.5), within="neck", ct=-980,
-          organ="trachea")
-    b.add("trachea", tube(torch.stack([at(bend, 14, NAPE), at(bend, 15, 110), fork], 1), 8.5), within="muscle",
-          over=("mediastinum",), ct=-980, organ="trachea")
+    for name, host, ends in (("upper trachea", "neck", (at(bend, 14, NAPE), at(bend, 8, 240))),
+                             ("trachea", "muscle", (at(bend, 14, NAPE), at(bend, 15, 110), fork))):
+        b.add(name, tube(torch.stack(ends, 1), 8.5 - 2 * g.child), within=host,
+              over=("mediastinum",) if host == "muscle" else (), ct=-980, organ="trachea")
     for k, side in enumerate((-1, 1)):
         main = tube(torch.stack([fork - at(0, 0, 3), at(side * 40 + x, 24, g.hilum[:, k] + 4)], 1), 6.2)[0]
         main = main & half_space(at(-side, 0, 0), fork) & beside(g.heart, fork) & beside(g.atrium, fork) & g.fluid[k]
@@ -248,7 +255,8 @@ def _belly(b: Builder, draws: Draws, g: SimpleNamespace) -> None:
     for k, (side, name) in enumerate(((-1, "liver"), (1, "stomach"))):
         part = g.bellies[k] & opposite(g.below[k])
         chest = (*(f"{SIDES[k]} {what}" for what in ("lung", "effusion", "pneumothorax")), "pleura", "collapsed")
-        b.add(name, part, within="muscle", over=(*chest, "pleural thickening"), ct=58 if side < 0 else 45, organ=name)
+        b.add(name, part, within="muscle", over=(*chest, "pleural thickening", "tendon"),
+              ct=58 if side < 0 else 45, organ=name)
     much, top = draws.uniform(0.3, 1.15), g.dome[:, 1]
     bubble = ellipsoid(at(g.girth * 58 + normal(0, 9), normal(-25, 8), top - 17 - 13 * much),
                        stack(26, 30, 13) * much[:, None])
@@ -264,7 +272,7 @@ def _belly(b: Builder, draws: Draws, g: SimpleNamespace) -> None:
 def _skeleton(b: Builder, draws: Draws, g: SimpleNamespace) -> None:
     """Spine with discs, pedicles and spinous processes; ribs, clavicles, scapulae and sternum of cortex and marrow."""
     at, zero, normal = g.at, 0 * g.girth, draws.normal
-    firm = 0.85 + 0.15 * g.child - 0.2 * ((g.age - 60) / 30).clamp(0, 1)  # mineral: less in children and the old
+    firm = 0.85 + 0.2 * g.child - 0.2 * ((g.age - 60) / 30).clamp(0, 1)  # mineral: less in children and the old
     lean, bones = normal(0, 3), {}
     for j in range(17):
         z = 186.0 - 23 * j
@@ -279,14 +287,14 @@ def _skeleton(b: Builder, draws: Draws, g: SimpleNamespace) -> None:
     for (host, kind), shapes in bones.items():
         b.add("spine", shapes, within=host, ct=110 + 80 * firm if kind == "block" else 600 * firm, organ="spine")
     _ribs(b, draws, g, firm)
-    lift, shrug = normal(0, 6), normal(0, 7) + 10 * g.child
+    lift, shrug = normal(0, 6), normal(0, 7) + 0.45 * g.lift
     for side in (-1, 1):
         line = torch.stack([at(side * 15, -56, 76 + lift / 2), at(side * 45, -54, 86 + lift),
                             at(side * g.girth * 85, -42, 101 + lift + shrug / 2),
                             at(side * g.girth * 120, -24, 108 + lift + shrug),
                             at(side * g.girth * 148, -4, 108 + lift + shrug)], 1)
         b.add("clavicle", tube(line, 8.0), within="muscle", ct=CORTEX * firm, organ="bone")
-        b.add("clavicle core", tube(line, 5.0), within="clavicle", ct=MARROW)
+        b.add("clavicle core", tube(line, 5.0), within="clavicle", ct=g.marrow)
         tip, out = at(side * g.girth * 146, 30, 116 + shrug), normal(0, 7)
         blade = [at(side * (g.girth * 105 + out), 84, 98), at(side * (g.girth * 110 + 1.3 * out), 86, 40),
                  at(side * (g.girth * 122 + 1.5 * out), 80, -12)]
@@ -307,11 +315,13 @@ def _ribs(b: Builder, draws: Draws, g: SimpleNamespace, firm: Tensor) -> None:
     drop, slope, pick = (draw(78, 7) * g.turn, draw(1, 0.06),
                          (draws.uniform(0, 4, 2).long() + 4, draws.uniform(0, 3, 2).long() + 4))
     rib = torch.arange(11, dtype=torch.float64)[None, :, None]
-    turn = torch.linspace(0, 1, count, dtype=torch.float64) * (2.55 - 0.16 * (rib - 4).clamp(min=0)) + 0.03
-    apex, girth, fall, gap = (v[:, None, None] for v in (g.apex, g.girth, drop * slope, draw(23.5, 1.4)))
+    apex, girth, fall, gap, waist, child = (v[:, None, None] for v in (g.apex, g.girth, drop * slope, draw(23.5, 1.4),
+                                                                       g.waist, g.child))
+    reach = 2.55 - 0.4 * child - (0.16 + 0.04 * child) * (rib - 4).clamp(min=0)
+    turn = torch.linspace(0, 1, count, dtype=torch.float64) * reach + 0.03
     z = (apex * 0.93 - gap * (rib + draw(0, 0.1, 11)[..., None]) - fall * (0.8 + 0.07 * rib) * (turn / 2.45) ** 1.15
          + 6 * (1.3 * turn).sin())
-    wide = (1 - ((z + 52) / (apex + 57)).clamp(-0.97, 0.97) ** 2).sqrt().clamp(min=0.3)
+    wide = (1 - ((z - waist) / (apex - waist + 5)).clamp(-0.97, 0.97) ** 2).sqrt().clamp(min=0.3)
     x = girth * (14 + torch.where(rib > 0, 132 * wide, 40 + 50 * wide) * turn.sin() ** 0.75)
     y = 7 + girth * 94 * (0.3 + 0.7 * wide) * turn.cos() - 22 * (-turn / 0.25).exp()
     for k, side in enumerate((-1, 1)):
@@ -326,7 +336,7 @@ def _ribs(b: Builder, draws: Draws, g: SimpleNamespace, firm: Tensor) -> None:
             parts = [getattr(mixed, f).view(n, 11, *getattr(mixed, f).shape[1:]) for f in _FIELDS]
             shapes += [Shape(*(p[:, r] for p in parts)) for r in range(11)]
         b.add("ribs", shapes, within="muscle", ct=CORTEX * firm, organ=f"{SIDES[k]} ribs")
-        b.add("rib marrow", [replace(s, form=s.form * 2.25) for s in shapes], within="ribs", ct=MARROW)
+        b.add("rib marrow", [replace(s, form=s.form * 2.25) for s in shapes], within="ribs", ct=g.marrow)
         place = line[torch.arange(n), pick[0][:, k], pick[1][:, k]]
         b.add("fracture", ellipsoid(place - stack(0, 0, 2 + 4 * grade), stack(11, 11, 9 + 5 * grade)), within="muscle",
               ct=45, organ=f"{SIDES[k]} fracture", present=grade > 0)
