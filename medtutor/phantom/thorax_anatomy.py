@@ -315,10 +315,11 @@ def _ribs(b: Builder, draws: Draws, g: SimpleNamespace, firm: Tensor) -> None:
     drop, slope, pick = (draw(78, 7) * g.turn, draw(1, 0.06),
                          (draws.uniform(0, 4, 2).long() + 4, draws.uniform(0, 3, 2).long() + 4))
     rib = torch.arange(11, dtype=torch.float64)[None, :, None]
-    apex, girth, fall, gap, waist, child = (v[:, None, None] for v in (g.apex, g.girth, drop * slope, draw(23.5, 1.4),
-                                                                       g.waist, g.child))
-    reach = 2.55 - 0.4 * child - (0.16 + 0.04 * child) * (rib - 4).clamp(min=0)
-    turn = torch.linspace(0, 1, count, dtype=torch.float64) * reach + 0.03
+    gaps = draw(23.5, 1.4) - 2.5 * g.child
+    apex, girth, fall, gap, waist, child = (v[:, None, None] for v in (g.apex, g.girth, drop * slope, gaps, g.waist,
+                                                                       g.child))
+    reach = 2.55 - 0.4 * child - 0.16 * (rib - 4).clamp(min=0) - 0.7 * child * (rib - 8).clamp(min=0)
+    turn = torch.linspace(0, 1, count, dtype=torch.float64) * reach.clamp(min=0.3) + 0.03
     z = (apex * 0.93 - gap * (rib + draw(0, 0.1, 11)[..., None]) - fall * (0.8 + 0.07 * rib) * (turn / 2.45) ** 1.15
          + 6 * (1.3 * turn).sin())
     wide = (1 - ((z - waist) / (apex - waist + 5)).clamp(-0.97, 0.97) ** 2).sqrt().clamp(min=0.3)
