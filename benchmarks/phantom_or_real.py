@@ -52,9 +52,8 @@ def phantom(n: int, size: int, name: str, seed: int = 0) -> Tensor:
     prevalence = dict.fromkeys(thorax.FINDINGS, 0.02 if child else 0.05)
     if child:  # half of that set has viral pneumonia
         prevalence |= {"infiltration": 0.25, "pneumonia": 0.2, "edema": 0.25}
-    site = 2 if child else torch.tensor([0, 1, 3])[torch.arange(n) % 3]  # adults do not come to the children's site
-    return thorax.cohort(n, size, seed, age=(1, 6) if child else (18, 85), site=site, prevalence=prevalence,
-                         marker=0.8 if child else 0.6, device=None if child else DEVICES).image
+    return thorax.cohort(n, size, seed, age=(1, 6) if child else (18, 85), site=2 if child else None,
+                         prevalence=prevalence, marker=0.8 if child else 0.6, device=None if child else DEVICES).image
 
 
 def prepared(image: Tensor) -> Tensor:
