@@ -118,6 +118,9 @@ def test_level_adds_the_gate_to_g_and_expansion_lays_out_children(ch):
     assert y.shape == (1, 1, 4, 4, 4)
     for a, b, c in torch.cartesian_prod(*[torch.arange(2)] * 3).tolist():
         assert torch.allclose(y[0, 0, a::2, b::2, c::2], spelt[4 * a + 2 * b + c])
+    flat, x = ch.Expand(2, 3, 2, dims=2), torch.randn(1, 2, 3, 4)
+    flat.norm = nn.Identity()
+    assert torch.allclose(flat(x)[0, :, 1::2, ::2], flat.spell(x)[0][6:9]), "child (1, 0) of every position"
     level, g = ch.FusionLevel(4, 2, 2, "dual").eval(), torch.randn(1, 4, 2, 2, 2)
     seen = []
     level.norm.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
@@ -144,23 +147,34 @@ def test_audit_points_at_a_module_that_is_never_called(ch):
     assert ch.silent(model, (32, 32, 32)) == [("net.spare.weight", 15), ("net.spare.bias", 5)]
 
 
+@pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("switches", [{}, {"gated": False}, {"attention": False}, {"head": 1}])
-def test_variants_have_equal_size_and_start_at_the_identity(ch, switches):
-    model, volume = ch.nested(**switches), torch.rand(1, 2, 32, 32, 32)
-    assert abs(count(model) / count(ch.nested()) - 1) < 0.05
+def test_variants_have_equal_size_and_start_at_the_identity(ch, switches, dims):
+    model, both = ch.nested(dims, **switches), torch.rand(1, 2, *[32] * dims)
+    assert abs(count(model) / count(ch.nested(dims)) - 1) < 0.07
     with torch.no_grad():
-        u = model(volume)
-    assert u.shape == (1, 3, 32, 32, 32)
+        u = model(both)
+    assert u.shape == (1, dims, *[32] * dims)
     assert 0 < u.abs().max() < 0.01
-    assert torch.allclose(ch.moved(volume, u), volume[:, :1], atol=0.01)
+    assert torch.allclose(ch.moved(both, u), both[:, :1], atol=0.01)
     assert any(isinstance(m, ch.EfficientAttention) for m in model.modules()) == switches.get("attention", True)
     assert any(isinstance(m, ch.GatedFusion) for m in model.modules()) == switches.get("gated", True)
 
 
-def test_flow_is_in_voxels_and_identity_has_log_jacobian_zero(ch):
+def test_the_rival_in_volumes_has_the_size_of_nestedmorph(ch):
+    assert abs(count(ch.voxelmorph()) / count(ch.nested()) - 1) < 0.07
+
+
+def test_initial_displacement_of_the_published_size_is_near_the_identity(ch):
+    net = ch.Morph(ch.NestedMorph((8, 16, 32, 64), (4, 2, 2, 2), kernels=2))
+    with torch.no_grad():
+        assert 0 < net(torch.rand(1, 2, 64, 64, 64)).abs().max() < 0.01
+
+
+def test_flow_is_in_voxels_and_identity_has_jacobian_one(ch):
     volume, u = torch.rand(1, 2, 8, 8, 8), torch.zeros(1, 3, 8, 8, 8)
     assert torch.allclose(ch.moved(volume, u), volume[:, :1], atol=1e-6)
-    assert not ch.log_jacobian(u).any()
+    assert not warp.jacobian(u).log().any()
     u[:, 0] = 2
     assert torch.allclose(ch.moved(volume, u)[..., :-2], volume[:, :1, ..., 2:], atol=1e-5)
 
@@ -168,7 +182,7 @@ def test_flow_is_in_voxels_and_identity_has_log_jacobian_zero(ch):
 # ---- head
 
 def test_one_channel_head_ties_the_components(ch):
-    net, m = ch.nested(head=1).net, torch.randn(1, 1, 12, 12, 12)
+    net, m = ch.nested(3, head=1).net, torch.randn(1, 1, 12, 12, 12)
     k = torch.randn_like(net.head[-1].weight)
     assert k.shape == (3, 1, 3, 3, 3)
     u, inside = F.conv3d(m, k, padding=1), (..., *[slice(2, -2)] * 3)
@@ -212,16 +226,8 @@ def test_scrambling_keeps_the_values_and_loses_the_places(ch):
     assert (x == y).float().mean() < 0.05
 
 
-def test_grid_lines_move_with_the_field(ch):
-    u = torch.zeros(1, 3, 8, 8, 8)
-    still = ch.warped_grid(u)
-    assert torch.allclose(still[0, 0, 3, 1], (torch.arange(8) % 4 == 0).float(), atol=1e-5)
-    u[:, 0] = 1
-    assert torch.allclose(ch.warped_grid(u), warp.apply(still, u), atol=1e-5)
-    assert torch.allclose(ch.warped_grid(u)[0, 0, 3, 1, :-1], still[0, 0, 3, 1, 1:], atol=1e-5)
-
-
 def test_sight_counts_the_voxels_that_matter(ch):
     near = nn.Conv3d(2, 3, 3, padding=1)
-    assert ch.sight(near, 9) == pytest.approx(27 / 729)
-    assert ch.sight(ch.nested()) == 1
+    assert ch.sight(near, (9, 9, 9)) == pytest.approx(27 / 729)
+    assert ch.sight(nn.Conv2d(2, 2, 3, padding=1), (9, 9)) == pytest.approx(9 / 81)
+    assert ch.sight(ch.nested(2), (64, 64)) == 1
