@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-TEXTS = ["the heart is not enlarged. no pleural effusion.", "there is a small left pleural effusion. the lungs are clear.",
+TEXTS = ["the heart is not enlarged. no pleural effusion.",
+         "there is a small left pleural effusion. the lungs are clear.",
          "moderate-sized pneumothorax at the right apex. no consolidation, mass or atelectasis."]
 
 
@@ -47,7 +48,7 @@ def test_tokenizer_learns_frequent_words_and_keeps_the_special_tokens(ch, tokeni
     """Detects an encoding by characters, and special tokens that are not where the constants say."""
     assert tokenizer.encode("the effusion").tokens == ["▁the", "▁effusion"]
     assert [tokenizer.token_to_id(name) for name in ch.SPECIAL] == list(range(8))
-    assert ch.SPECIAL[ch.PAD], ch.SPECIAL[ch.EOS] == ("[PAD]", "[EOS]")
+    assert (ch.SPECIAL[ch.PAD], ch.SPECIAL[ch.EOS]) == ("[PAD]", "[EOS]")
 
 
 def test_a_long_text_keeps_its_end_token(ch, tokenizer):
@@ -106,7 +107,8 @@ def test_attention_against_a_naive_version(ch):
 
 def test_masked_memory_is_not_seen(ch):
     """Detects a memory mask that is ignored."""
-    decoder, memory, tokens = ch.Decoder(30).double().eval(), torch.randn(2, 6, 64).double(), torch.randint(3, 30, (2, 4))
+    decoder, memory = ch.Decoder(30).double().eval(), torch.randn(2, 6, 64).double()
+    tokens = torch.randint(3, 30, (2, 4))
     mask = torch.arange(6).expand(2, 6) < 4
     changed = memory.clone()
     changed[:, 4:] += 3

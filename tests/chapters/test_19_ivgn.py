@@ -158,7 +158,7 @@ def test_word_costs_and_gates_by_hand(ch):
     image, visual = torch.randn(2, 1, 64, 64).double(), torch.zeros(60, dtype=torch.bool)
     visual[[6, 7]] = True
     cohort = ch.Cohort(image=image, meta={"tokens": tokens})
-    logp = model(image, tokens).log_softmax(-1)
+    logp = model(image, tokens).log_softmax(-1).detach()
     costs = ch.word_costs(model, cohort, visual)
     assert costs["visual words"][0] == pytest.approx(-float(logp[0, 1, 6] + logp[0, 2, 7]) / 2)
     assert costs["other words"][0] == pytest.approx(-float(logp[0, 0, 5] + logp[0, 3, 2]) / 2)

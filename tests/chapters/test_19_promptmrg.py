@@ -100,7 +100,7 @@ def test_loss_is_words_plus_four_times_states(ch, model):
     model.eval()
     with torch.no_grad():
         model.pi.fill_(0.5)
-        state, logits = some.meta["state"], model.diagnose(some.image, some.meta["cases"])
+        state, logits = some.meta["state"], model.diagnose(model.trunk(some.image), some.meta["cases"])
         parts = []
         for name, z in logits.items():
             z = z.clone()
@@ -127,7 +127,7 @@ def test_film_only_head_ignores_the_retrieved_reports(ch, model):
     """Detects heads that are mixed up, and retrieved reports that do not reach the heads that should read them."""
     model.eval()
     image, cases = torch.randn(3, 1, 64, 64), torch.randn(2, 3, ch.SIMILAR, ch.CASES)
-    a, b = (model.diagnose(image, c) for c in cases)
+    a, b = (model.diagnose(model.trunk(image), c) for c in cases)
     assert {name: torch.allclose(a[name], b[name]) for name in ch.HEADS} == {
         "film only": True, "retrieval": False, "static": False, "adaptive": False}
     assert a["adaptive"].shape == (3, 4, 8)
@@ -170,8 +170,8 @@ def test_with_cases_leaves_out_the_own_report(ch):
 
 def test_report_vectors_compare_content(ch):
     """Detects a text encoder that does not see words, or weighs all alike."""
-    texts = ["the lungs are clear."] * 6 + ["a large mass is seen.", "a large effusion is seen.", "the heart is enlarged."]
-    code = ch.report_vectors(texts, 4)(["a large mass is seen.", "a large effusion is seen.", "the lungs are clear."])
+    told = ["a large mass is seen.", "a large effusion is seen.", "the lungs are clear."]
+    code = ch.report_vectors([*told, *told[2:] * 5, "the heart is enlarged."], 4)(told)
     assert torch.allclose(code.norm(dim=1), torch.ones(3), atol=1e-5)
     assert code[0] @ code[1] > code[0] @ code[2]
 
