@@ -111,6 +111,13 @@ def test_lncc_ignores_gain_offset_and_sign_and_the_air(ch):
     assert ch.lncc(air, air) > -0.05, "identical noise must not pay"
 
 
+def test_windows_with_a_stride_are_some_of_all_windows(ch):
+    x = torch.rand(1, 2, 9, 10)
+    every = ch.window_sums(x, 5)
+    assert torch.allclose(ch.window_sums(x, 5, 2), every[..., ::2, ::2])
+    assert torch.allclose(every[0, 1, 4, 5], x[0, 1, 2:7, 3:8].sum())
+
+
 def test_smoothness_is_blind_to_shifts_and_sees_slopes(ch):
     u = torch.ones(1, 3, 8, 8, 8)
     assert ch.smoothness(u).item() == 0

@@ -221,3 +221,17 @@ def test_truth_scores_best(ch):
     assert best["TRE"].max() < 0.1
     assert (best["Dice"] > none["Dice"]).all()
     assert (best["STSR"] >= 1).all()
+
+
+def test_scores_elsewhere_look_away_from_the_tumour(ch):
+    """Painting the true tumour changes neither the correlation nor the error, away from it."""
+    from dataclasses import replace
+
+    pairs = ch.tumour_pairs(4, 5)
+    u = pairs.meta["displacement"]
+    painted = pairs.image.clone()
+    painted[:, :1] += 0.8 * pairs.meta["tumour"]
+    plain, other = ch.tumour_scores(u, pairs), ch.tumour_scores(u, replace(pairs, image=painted))
+    assert torch.allclose(plain["correlation"], other["correlation"], atol=1e-5)
+    assert (plain["correlation"] > ch.tumour_scores(0 * u, pairs)["correlation"]).all()
+    assert torch.equal(plain["off by"], plain["change"].abs())
