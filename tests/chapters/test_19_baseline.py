@@ -154,6 +154,19 @@ def test_width_one_is_greedy_and_batches_do_not_mix(ch, writer):
     assert torch.equal(ch.write(writer, image, width=3), alone)
 
 
+def test_the_score_of_a_beam_is_the_probability_of_its_words(ch, writer):
+    """Detects a cache that stays behind when beams change places: the words would be scored after other words."""
+    nn.init.normal_(writer.decoder.place)  # a language with a history, in which beams overtake each other
+    for layer in writer.decoder.layers:
+        nn.init.normal_(layer.words.weight, std=0.4)
+    image, start = films(4), torch.full((4, 1), ch.BOS)
+    ids, score = ch.beam_search(writer.decoder.step, writer.decoder.start(writer.see(image)), start, width=4, limit=10)
+    logp = writer(image, torch.cat([start, ids[:, :-1]], 1)).log_softmax(-1)
+    each = logp.gather(2, ids[..., None])[..., 0]
+    ended = (ids == ch.EOS).cumsum(1).cumsum(1) > 1
+    assert torch.allclose(score, each.masked_fill(ended, 0).sum(1), atol=1e-8)
+
+
 def test_padding_and_skipped_words_have_no_loss(ch):
     """Detects a loss that trains on padding or on the words of a prompt."""
     tokens = torch.tensor([[ch.BOS, 5, 6, ch.EOS, ch.PAD, ch.PAD]])
