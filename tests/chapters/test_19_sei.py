@@ -185,7 +185,7 @@ def fusion(ch):
 def told():
     """Film, cases with mask, indication with mask; the second patient has none (begin and end only)."""
     case_mask = torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
-    asked_mask = torch.tensor([[True] * 4, [True, True, False, False]])
+    asked_mask = torch.tensor([[True, True, True, False], [True, True, False, False]])
     return (torch.randn(2, 5, 16), torch.randn(2, 6, 16), case_mask, torch.randn(2, 4, 16), asked_mask)
 
 
@@ -214,7 +214,8 @@ def test_text_and_only_its_tokens_reach_the_film(fusion, told):
     assert not torch.allclose(whole[0], fusion(film, cases, case_mask, asked + 1, asked_mask)[0])
     assert not torch.allclose(whole[0], fusion(film, cases + torch.randn_like(cases), case_mask, asked, asked_mask)[0])
     noise = torch.where(case_mask[..., None], cases, torch.randn_like(cases))
-    assert torch.allclose(whole, fusion(film, noise, case_mask, asked, asked_mask), atol=1e-5)
+    quiet = torch.where(asked_mask[..., None], asked, torch.randn_like(asked))
+    assert torch.allclose(whole, fusion(film, noise, case_mask, quiet, asked_mask), atol=1e-5)
 
 
 @pytest.mark.parametrize("k", [0, 1, 3])
