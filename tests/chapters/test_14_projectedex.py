@@ -83,7 +83,27 @@ def test_the_pyramid_adds_the_coarser_level_to_each_finer_one(ch):
         assert torch.allclose(levels[j], net.lateral[j](maps[j]) + doubled, atol=1e-6)
     pooled = [level.reshape(2, -1, 2, level.shape[-1] // 2, 2, level.shape[-1] // 2).mean((3, 5)).flatten(1)
               for level in levels]
-    assert torch.allclose(net(image), net.code(torch.cat(pooled, 1)), atol=1e-5)
+    code = net.code(torch.cat(pooled, 1))
+    spread = code.var(1, correction=0, keepdim=True).sqrt()
+    assert torch.allclose(net(image), (code - code.mean(1, keepdim=True)) / spread, atol=1e-3)
+
+
+def test_calibrated_codes_have_unit_spread_over_the_images(ch):
+    net, image = ch.Encoder(), ch.prostates(64, 1).image
+    assert net.code(net.pooled(image)).std(0).max() < 0.5
+    net.calibrate(image)
+    code = net.code(net.pooled(image))
+    assert torch.allclose(code.std(0), torch.ones(48), atol=1e-3)
+    assert code.mean(0).abs().max() < 1e-3
+
+
+def test_equalised_layers_change_alike_at_any_width(ch):
+    for inputs in (4, 400):
+        layer = ch.EqualLinear(inputs, 300)
+        out = layer(torch.randn(200, inputs))
+        assert out.mean().item() == pytest.approx(1, abs=0.1)
+        assert out.std().item() == pytest.approx(1, abs=0.1), "unit spread from unit inputs"
+        assert layer.weight.std().item() == pytest.approx(1, abs=0.05)
 
 
 def test_only_the_pyramid_hears_the_finest_scale_directly(ch):
