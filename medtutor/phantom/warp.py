@@ -22,8 +22,8 @@ def places(shape: tuple[int, ...]) -> Tensor:
 
 def apply(image: Tensor, displacement: Tensor) -> Tensor:
     """`image` (N, C, *space) at x + displacement(x), linear, edges repeated."""
-    where = places(displacement.shape[2:]) + displacement
-    ends = torch.tensor(image.shape[:1:-1]).view(1, -1, *[1] * (where.ndim - 2)) - 1
+    where = places(displacement.shape[2:]).to(displacement.device) + displacement
+    ends = torch.tensor(image.shape[:1:-1], device=where.device).view(1, -1, *[1] * (where.ndim - 2)) - 1
     return F.grid_sample(image, (2 * where / ends - 1).movedim(1, -1), padding_mode="border", align_corners=True)
 
 
@@ -49,7 +49,7 @@ def jacobian(displacement: Tensor) -> Tensor:
     dims = displacement.shape[1]
     axes = list(range(-1, -1 - dims, -1))
     rows = [torch.stack(torch.gradient(displacement[:, k], dim=axes), -1) for k in range(dims)]
-    return torch.det(torch.stack(rows, -2) + torch.eye(dims))
+    return torch.det(torch.stack(rows, -2) + torch.eye(dims, device=displacement.device))
 
 
 def expansion(shape: tuple[int, ...], centre: Tensor, radius: float, factor: Tensor | float) -> Tensor:
