@@ -312,7 +312,28 @@ class Outputs:
         return images
 
 
+def local_mathjax(app, config) -> None:
+    """Formulas are set by the copy of MathJax in the site, where medtutor.site could put one there."""
+    if (Path(app.srcdir) / "_assets" / "vendor" / "mathjax").is_dir():
+        config.mathjax_path = "../vendor/mathjax/tex-chtml.js"  # as seen from _static/
+
+
+def needed_scripts(app, pagename, templatename, context, doctree) -> None:
+    """Leave MathJax to pages with formulas, and drop sphinx-thebe, which jupyter-book adds to every page: it is not
+    used here, names a foreign address and raises an error."""
+    formulas = doctree and any(isinstance(node, (nodes.math, nodes.math_block)) for node in doctree.findall())
+    unused = ["thebe"] if formulas else ["thebe", "mathjax"]
+
+    def wanted(script) -> bool:
+        text = f"{script} {getattr(script, 'attributes', '')}".lower()
+        return not any(name in text for name in unused)
+
+    context["script_files"][:] = [script for script in context["script_files"] if wanted(script)]
+
+
 def setup(app) -> dict:
+    app.connect("config-inited", local_mathjax)
+    app.connect("html-page-context", needed_scripts, priority=900)
     # myst-nb finds plugins among the entry points of installed packages; this one belongs to the book alone.
     plugins = [*render.load_mime_renders(), Outputs]
     render.load_mime_renders = lambda: plugins

@@ -9,8 +9,6 @@ import yaml
 from medtutor import notebook
 
 pytestmark = pytest.mark.site
-#: Hosts from which a page may load something while it is read. MathJax still comes from its public address.
-THIRD_PARTIES = {"cdn.jsdelivr.net"}
 
 
 def content(pages, site) -> dict:
@@ -49,18 +47,18 @@ def test_internal_links_lead_somewhere(pages, site):
 
 
 def test_files_that_pages_load_exist_and_come_from_here(pages, site):
-    missing, foreign = [], set()
+    missing, foreign = [], []
     for path, soup in pages.items():
         loaded = [tag["src"] for tag in soup.find_all(["img", "script", "iframe"], src=True)]
         loaded += [tag["href"] for tag in soup.find_all("link", rel=["stylesheet", "icon", "preload"], href=True)]
         for address in loaded:
             url = urlparse(address)
             if url.netloc:
-                foreign.add(url.netloc)
+                foreign.append(address)
             elif url.scheme != "data" and not (path.parent / unquote(url.path)).exists():
                 missing.append(f"{path.relative_to(site)}: {address}")
     assert not missing, "\n".join(missing)
-    assert foreign <= THIRD_PARTIES
+    assert not foreign
 
 
 def test_every_picture_is_described(pages, site):
