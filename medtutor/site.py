@@ -10,6 +10,7 @@ package-lock.json, and copied into the site.
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from medtutor import notebook
 PARTS = ("_config.yml", "_toc.yml", "book", "chapters")
 MATHJAX = ("tex-chtml.js", "output/chtml/fonts/woff-v2", "input/tex/extensions")
 """What the pages use of MathJax: one script, its fonts, and the TeX extensions that it loads on demand."""
+FONTS = ("source-sans-3/index", "source-sans-3/wght-italic", "source-serif-4/index", "source-code-pro/index")
+"""Style sheets of fontsource packages; a browser loads only the files whose letters a page shows."""
 
 
 def stage(root: Path, to: Path, executed: Path | None = None, profile: str = "cpu") -> list[str]:
@@ -80,10 +83,18 @@ def vendor(packages: Path | None, source: Path) -> None:
     """Copy what pages load from `packages` to `source`/_assets/vendor, which the site serves as /vendor."""
     to = source / "_assets" / "vendor"
     to.mkdir(parents=True)
-    for part in MATHJAX if packages else ():
+    if packages is None:
+        return
+    for part in MATHJAX:
         made, wanted = to / "mathjax" / part, packages / "mathjax" / "es5" / part
         made.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(wanted, made) if wanted.is_dir() else shutil.copyfile(wanted, made)
+    sheets = [packages / "@fontsource-variable" / f"{sheet}.css" for sheet in FONTS]
+    rules = "".join(sheet.read_text(encoding="utf-8") for sheet in sheets)
+    (to / "fonts" / "files").mkdir(parents=True)
+    (to / "fonts" / "fonts.css").write_text(rules, encoding="utf-8")
+    for name in set(re.findall(r"files/[\w.-]+", rules)):
+        shutil.copyfile(next(found for sheet in sheets if (found := sheet.parent / name).exists()), to / "fonts" / name)
 
 
 def build(source: Path, to: Path) -> int:

@@ -312,10 +312,11 @@ class Outputs:
         return images
 
 
-def local_mathjax(app, config) -> None:
-    """Formulas are set by the copy of MathJax in the site, where medtutor.site could put one there."""
-    if (Path(app.srcdir) / "_assets" / "vendor" / "mathjax").is_dir():
-        config.mathjax_path = "../vendor/mathjax/tex-chtml.js"  # as seen from _static/
+def local_files(app, config) -> None:
+    """Formulas and letters come from the copies in the site, where medtutor.site could put them there."""
+    if (Path(app.srcdir) / "_assets" / "vendor" / "mathjax").is_dir():  # paths are as seen from _static/
+        config.mathjax_path = "../vendor/mathjax/tex-chtml.js"
+        app.add_css_file("../vendor/fonts/fonts.css", priority=400)
 
 
 def needed_scripts(app, pagename, templatename, context, doctree) -> None:
@@ -331,9 +332,21 @@ def needed_scripts(app, pagename, templatename, context, doctree) -> None:
     context["script_files"][:] = [script for script in context["script_files"] if wanted(script)]
 
 
+#: Names and roles that docutils and myst-nb give, and that contradict the text or that assistive technology dropped.
+UNHELPFUL = (' role="doc-biblioentry"', ' role="doc-backlink"', ' role="list" class="citation-list"',
+             ' aria-label="Toggle hidden content"')
+
+
+def without_unhelpful_roles(app, pagename, templatename, context, doctree) -> None:
+    """Take UNHELPFUL attributes from the body of a page."""
+    for attributes in UNHELPFUL if "body" in context else ():
+        context["body"] = context["body"].replace(attributes, "")
+
+
 def setup(app) -> dict:
-    app.connect("config-inited", local_mathjax)
+    app.connect("config-inited", local_files)
     app.connect("html-page-context", needed_scripts, priority=900)
+    app.connect("html-page-context", without_unhelpful_roles)
     # myst-nb finds plugins among the entry points of installed packages; this one belongs to the book alone.
     plugins = [*render.load_mime_renders(), Outputs]
     render.load_mime_renders = lambda: plugins
