@@ -1,6 +1,7 @@
 """The built website, once for all tests of this folder: as `make site` left it, else built now; and a real browser."""
 
 import functools
+import gzip
 import http.server
 import os
 import re
@@ -52,11 +53,23 @@ def names(pages, site) -> list[str]:
 
 @pytest.fixture(scope="session")
 def address(site):
-    """The site under a sub-path of a real server on the loopback interface, as it would be published."""
+    """The site under a sub-path of a real server on the loopback interface, text compressed, as it would be published."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def translate_path(self, path):
             return super().translate_path(path.removeprefix("/medtutor"))
+
+        def do_GET(self):
+            file = Path(self.translate_path(self.path))
+            if not file.is_file() or file.suffix not in (".html", ".js", ".css"):
+                return super().do_GET()
+            content = gzip.compress(file.read_bytes(), 6)
+            self.send_response(200)
+            self.send_header("Content-Type", self.guess_type(file))
+            self.send_header("Content-Encoding", "gzip")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
 
         def log_message(self, *_):
             pass
