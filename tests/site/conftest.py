@@ -53,7 +53,7 @@ def names(pages, site) -> list[str]:
 
 @pytest.fixture(scope="session")
 def address(site):
-    """The site under a sub-path of a real server on the loopback interface, text compressed, as it would be published."""
+    """The site under a sub-path of a real server on the loopback interface, compressed, as it would be published."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def translate_path(self, path):

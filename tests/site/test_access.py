@@ -50,7 +50,8 @@ def test_a_line_of_120_characters_fits_into_the_column_and_text_stays_readable(o
     scrolling = page.evaluate("""[...document.querySelectorAll('.cell_input pre')].filter(pre => pre.offsetParent &&
       pre.scrollWidth > pre.clientWidth).map(pre => pre.textContent.split('\\n').map(l => l.length))""")
     assert not [max(lengths) for lengths in scrolling if max(lengths) <= 120]
-    assert page.evaluate("Math.max(...[...document.querySelectorAll('article section > p')].map(p => p.clientWidth))") < 760
+    widths = page.evaluate("[...document.querySelectorAll('article section > p')].map(p => p.clientWidth)")
+    assert max(widths) < 760
 
 
 WATCH = """window.shifts = [];
@@ -68,7 +69,7 @@ def test_a_chapter_is_quick_light_and_steady(browser, address):
         page.evaluate("MathJax.startup.promise")
         painted.append(page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime"))
         for y in range(0, page.evaluate("document.documentElement.scrollHeight"), 800):
-            page.evaluate("y => new Promise(done => { scrollTo(0, y); requestAnimationFrame(() => setTimeout(done)) })", y)
+            page.evaluate("y => { scrollTo(0, y); return new Promise(requestAnimationFrame) }", y)
         shifts = page.evaluate("shifts")
         loaded = page.evaluate("""[...performance.getEntriesByType('resource'),
           ...performance.getEntriesByType('navigation')].reduce((sum, entry) => sum + entry.encodedBodySize, 0)""")
