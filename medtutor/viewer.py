@@ -24,9 +24,16 @@ LEVELS = (256, 128, 64, 32)
 OUTCOMES = {"found": plot.SKY, "found where nothing is": plot.VERMILION, "missed": plot.YELLOW}
 
 
-def view(image, *, alt: str, truth=None, probability=None, names: Sequence[str] = (), window=None, unit: str = "",
-         axis: str = "slice", labels: Sequence | None = None, threshold: float = 0.5, start: int | None = None) -> None:
-    """Show `image` (H, W) or (N, H, W) with controls for slice, level and width, and read its values by pointing at it.
+def view(image, *, alt: str, **options) -> None:
+    """Show what `html` makes of an image; the options are described there."""
+    from IPython.display import display
+
+    display({"text/html": html(image, alt=alt, **options), "text/plain": plot.check_alt(alt)}, raw=True)
+
+
+def html(image, *, alt: str, truth=None, probability=None, names: Sequence[str] = (), window=None, unit: str = "",
+         axis: str = "slice", labels: Sequence | None = None, threshold: float = 0.5, start: int | None = None) -> str:
+    """`image` (H, W) or (N, H, W) with controls for slice, level and width, and values that are read by pointing at it.
 
     `truth` are class indices, 0 as background and `names` for the others: their outlines are drawn. With
     `probability` in 0..1 as well, a control for the `threshold` colours what is found, missed, and found where nothing
@@ -36,18 +43,15 @@ def view(image, *, alt: str, truth=None, probability=None, names: Sequence[str] 
     name the slices, and `start` is the first one shown, by default the middle one.
     Raises ValueError where shapes do not agree or the numbers do not fit into 250 kB.
     """
-    from IPython.display import display
-
     stacks = {"image": image, "truth": truth, "probability": probability}
     arrays = {name: _stack(name, array) for name, array in stacks.items() if array is not None}
     shape = np.broadcast_shapes(*_agreeing(arrays))
     arrays = {name: np.broadcast_to(array, shape) for name, array in arrays.items()}
-    html = render(arrays, plot.check_alt(alt), list(names), window, unit, axis, labels, threshold, start)
-    display({"text/html": html, "text/plain": plot.check_alt(alt)}, raw=True)
+    return render(arrays, plot.check_alt(alt), list(names), window, unit, axis, labels, threshold, start)
 
 
 def render(arrays: dict, alt: str, names: list, window, unit: str, axis: str, labels, threshold: float, start) -> str:
-    """The HTML of `view` for arrays (N, H, W) of one shape. The same content gives the same text."""
+    """The HTML for arrays (N, H, W) of one shape. The same content gives the same text."""
     image = arrays["image"].astype(float)
     count, height, width = image.shape
     low, high = float(image.min()), float(image.max())
@@ -72,12 +76,12 @@ def render(arrays: dict, alt: str, names: list, window, unit: str, axis: str, la
     still = _webp(np.stack([(grey * 255).astype(np.uint8)] * 3, -1))
     bytes_ = [((image - low) / (high - low) * 255).round(), arrays.get("probability", 0 * image) * 255,
               arrays.get("truth", 0 * image)]
-    html = next((html for levels in LEVELS if len((html := _html(data, still, _sprite(bytes_, levels, columns), scored)
-                                                   ).encode()) <= BYTES), None)
-    if html is None:
-        raise ValueError(f"{count} slices of {width} x {height} do not fit into {BYTES // 1000} kB; "
-                         "show fewer slices or smaller ones")
-    return html
+    for levels in LEVELS:
+        made = _html(data, still, _sprite(bytes_, levels, columns), scored)
+        if len(made.encode()) <= BYTES:
+            return made
+    raise ValueError(f"{count} slices of {width} x {height} do not fit into {BYTES // 1000} kB; "
+                     "show fewer slices or smaller ones")
 
 
 def _html(data: dict, still: str, sprite: str, scored: bool) -> str:

@@ -259,6 +259,21 @@ class PatientGallery(Page):
         return [section]
 
 
+class PatientVolume(Page):
+    """A CT volume of the digital patient in the viewer of the chapters."""
+
+    def content_nodes(self):
+        from medtutor import viewer
+        from medtutor.phantom import abdomen
+
+        body = abdomen.cohort(1, 56, seed=3, kind="volume", fov=(170, 220, 220), noisy=False, window=(-160, 240))
+        hu, mask = body.volume[0, 0] * 400 - 160, body.mask[0]
+        names = body.names["mask"][1 : int(mask.max()) + 1]
+        text = viewer.html(hu[::2], truth=mask[::2], names=names, unit="HU",
+                           alt="Axial slices through the abdominal CT of one digital patient, organs outlined.")
+        return [html(text)]
+
+
 class PatientWords(Page):
     """One follow-up film with its facts, its report in every style, and questions with their answers."""
 
@@ -337,5 +352,6 @@ def setup(app) -> dict:
     app.add_directive("chapter-facts", ChapterFacts)
     app.add_directive("dataset-catalogue", DatasetCatalogue)
     app.add_directive("patient-gallery", PatientGallery)
+    app.add_directive("patient-volume", PatientVolume)
     app.add_directive("patient-words", PatientWords)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

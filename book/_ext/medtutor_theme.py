@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import escape
 from pathlib import Path
 
 from docutils import nodes
@@ -32,14 +33,27 @@ UNHELPFUL = (' role="doc-biblioentry"', ' role="doc-backlink"', ' role="list" cl
              ' aria-label="Toggle hidden content"')
 
 
-def without_unhelpful_roles(app, pagename, templatename, context, doctree) -> None:
-    """Take UNHELPFUL attributes from the body of a page."""
+def finish_page(app, pagename, templatename, context, doctree) -> None:
+    """Take UNHELPFUL attributes from the body of a page, and give the template the public address for the card."""
+    context["html_baseurl"] = app.config.html_baseurl
     for attributes in UNHELPFUL if "body" in context else ():
         context["body"] = context["body"].replace(attributes, "")
+
+
+def sitemap(app, error) -> None:
+    """Write sitemap.xml, with the public address of every page that the book itself writes."""
+    base = app.config.html_baseurl
+    if error or not base or app.builder.name != "html":
+        return
+    pages = sorted(f"{base}{app.builder.get_target_uri(name)}" for name in app.env.found_docs)
+    urls = "".join(f"<url><loc>{escape(page)}</loc></url>\n" for page in pages)
+    text = f'<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">\n{urls}</urlset>\n'
+    Path(app.outdir, "sitemap.xml").write_text(f'<?xml version="1.0" encoding="utf-8"?>\n{text}', encoding="utf-8")
 
 
 def setup(app) -> dict:
     app.connect("config-inited", local_files)
     app.connect("html-page-context", needed_scripts, priority=900)
-    app.connect("html-page-context", without_unhelpful_roles)
+    app.connect("html-page-context", finish_page)
+    app.connect("build-finished", sitemap)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
