@@ -19,6 +19,7 @@ import numpy as np
 from medtutor import plot
 
 BYTES = 250_000
+COLOURS = (*plot.PALETTE_ON_GREY, "#A6761D", "#B3B3B3")
 LEVELS = (256, 128, 64, 32)
 """What is tried until the picture fits into BYTES: how many grey values it keeps."""
 OUTCOMES = {"found": plot.SKY, "found where nothing is": plot.VERMILION, "missed": plot.YELLOW}
@@ -65,7 +66,7 @@ def render(arrays: dict, alt: str, names: list, window, unit: str, axis: str, la
     if "probability" in arrays and "truth" not in arrays:
         raise ValueError("view compares a probability with a truth, so give truth as well")
     scored, first = "probability" in arrays, count // 2 if start is None else range(count)[start]
-    colours = list(OUTCOMES.values()) if scored else list(plot.PALETTE_ON_GREY)
+    colours = list(OUTCOMES.values()) if scored else list(COLOURS)
     columns = math.ceil(math.sqrt(count))
     shown = window or (low, high)
     data = {"alt": alt, "slices": count, "width": width, "height": height, "columns": columns, "low": low, "high": high,
@@ -90,8 +91,8 @@ def _html(data: dict, still: str, sprite: str, scored: bool) -> str:
     wide = max(data["width"], 384)
     keys = list(OUTCOMES) if scored else data["names"]
     chip = "display:inline-block;width:.8em;height:.8em;margin-right:.35em;border:1px solid currentColor;background:"
-    legend = "".join(f'<span style="margin-right:1.2em"><span style="{chip}rgb{tuple(colour)}"></span>{escape(name)}'
-                     "</span>" for name, colour in zip(keys, data["colours"] * len(keys), strict=False))
+    legend = "".join(f'<span style="margin-right:1.2em;white-space:nowrap"><i style="{chip}rgb{tuple(colour)}"></i>'
+                     f"{escape(name)}</span>" for name, colour in zip(keys, data["colours"] * len(keys), strict=False))
     script = files("medtutor").joinpath("assets/view.js").read_text(encoding="utf-8")
     return (f'<div class="medtutor-view" data-medtutor="{key}" style="color:inherit;max-width:100%">'
             f'<figure style="margin:0"><img src="{still}" alt="{escape(data["alt"])}" width="{wide}" '

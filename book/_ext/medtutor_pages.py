@@ -266,7 +266,7 @@ class PatientVolume(Page):
         from medtutor import viewer
         from medtutor.phantom import abdomen
 
-        body = abdomen.cohort(1, 56, seed=3, kind="volume", fov=(170, 220, 220), noisy=False, window=(-160, 240))
+        body = abdomen.cohort(1, 80, seed=3, kind="volume", fov=(170, 290, 290), noisy=False, window=(-160, 240))
         hu, mask = body.volume[0, 0] * 400 - 160, body.mask[0]
         names = body.names["mask"][1 : int(mask.max()) + 1]
         text = viewer.html(hu[::2], truth=mask[::2], names=names, unit="HU",

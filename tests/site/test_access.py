@@ -17,7 +17,7 @@ def test_axe_finds_nothing_in_either_theme(open_page, names, size):
         page.evaluate(AXE.read_text(encoding="utf-8"))
         for scheme in ("light", "dark"):
             page.emulate_media(color_scheme=scheme)
-            page.wait_for_function(f"document.documentElement.dataset.theme == '{scheme}'")
+            page.wait_for_function(f"(document.documentElement.dataset.theme ?? '{scheme}') == '{scheme}'")
             page.evaluate("Promise.all(document.getAnimations().map(animation => animation.finished))")
             found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
             findings += [f"{name}, {scheme}: {v['id']}: {node['html'][:160]}" for v in found for node in v["nodes"]]

@@ -54,3 +54,24 @@ def test_search_finds_a_clinical_term_without_a_server(open_page, site):
     page.wait_for_selector("ul.search li a", timeout=10_000)
     found = page.eval_on_selector_all("ul.search li a", "all => all.map(a => a.href)")
     assert any("glossary" in link for link in found)
+
+
+def test_a_missing_page_leads_back_from_any_depth(open_page, address, site):
+    for name in ("gone", "chapters/gone", "book/old/gone"):
+        page = open_page("404")
+        page.evaluate("name => history.replaceState({}, '', name)", f"{address}/{name}.html")
+        page.set_content((site / "404.html").read_text(encoding="utf-8"))
+        assert page.evaluate("document.getElementById('home').href") == f"{address}/book/index.html"
+
+
+def test_the_volume_of_the_patient_moves_without_a_kernel(open_page):
+    page = open_page("book/patient", "phone", has_touch=True)
+    viewer = page.locator(".medtutor-view")
+    viewer.scroll_into_view_if_needed()
+    page.wait_for_function("document.querySelector('.medtutor-view').dataset.ready == 'drawn'")
+    before = viewer.locator("figcaption").text_content()
+    viewer.get_by_role("slider", name="slice").press("ArrowRight")
+    assert viewer.locator("figcaption").text_content() != before
+    viewer.locator("canvas").tap()
+    assert "HU" in viewer.locator("p[aria-live]").text_content()
+    assert not [p for p in page.problems if not HARMLESS.search(p)]

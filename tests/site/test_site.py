@@ -5,6 +5,7 @@ from urllib.parse import unquote, urlparse
 
 import pytest
 import yaml
+from bs4 import BeautifulSoup
 
 from medtutor import notebook
 
@@ -121,3 +122,15 @@ def test_glossary_terms_are_unique_and_explained(pages, site):
 def test_search_is_offered_once(pages, site):
     for path, soup in content(pages, site).items():
         assert len(soup.select("button.search-button-field")) == 1, path.name
+
+
+def test_the_site_can_be_found_and_shared(pages, site):
+    base = yaml.safe_load((notebook.book_root() / "_config.yml").read_text(encoding="utf-8"))["html"]["baseurl"]
+    listed = BeautifulSoup((site / "sitemap.xml").read_text(encoding="utf-8"), "html.parser").find_all("loc")
+    assert {loc.text for loc in listed} == {f"{base}{p.relative_to(site).as_posix()}" for p in content(pages, site)}
+    for path, soup in content(pages, site).items():
+        card = {tag["property"]: tag["content"] for tag in soup.find_all("meta", property=True)}
+        assert card["og:title"].strip()
+        assert card["og:url"] == f"{base}{path.relative_to(site).as_posix()}"
+        assert (site / card["og:image"].removeprefix(base)).exists()
+    assert pages[site / "404.html"].select_one("a#home")["href"] == "book/index.html"
