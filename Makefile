@@ -45,4 +45,4 @@ chapters: env
 	$(PARALLEL) MEDTUTOR_PROFILE=smoke $(BIN)/pytest -q -n 2 --dist loadfile $(NBVAL) chapters
 
 clean:  ## remove everything that make creates
-	rm -rf .venv _build runs .pytest_cache .ruff_cache .hypothesis .snakemake
+	rm -rf .venv node_modules _build runs .pytest_cache .ruff_cache .hypothesis .snakemake

@@ -49,6 +49,7 @@ def run(path: Path, parameters: dict[str, object], folder: Path, *, save: bool =
         _papermill(path, executed, changed, timeout)
     book = notebook.read(executed)
     book.metadata["medtutor"] = used | {
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "source_sha256": notebook.fingerprint(book), "seconds": round(time.perf_counter() - start, 1),
         "peak_memory_mb": _peak_memory_mb(), "versions": _versions()}
     notebook.write(book, executed)

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 
 import nbformat
 import pytest
@@ -123,7 +124,8 @@ def test_glued_numbers_are_read_back_from_an_execution(executed):
 
 def test_execution_facts_are_read_back(executed):
     facts = notebook.execution(notebook.read(executed))
-    assert facts.keys() == {"profile", "seed", "data", "source_sha256", "seconds", "peak_memory_mb", "versions"}
+    assert facts.keys() == {"profile", "seed", "data", "date", "source_sha256", "seconds", "peak_memory_mb", "versions"}
+    assert re.fullmatch(r"20\d\d-\d\d-\d\d", facts["date"])
     assert (facts["profile"], facts["seed"], facts["data"]) == ("cpu", 0, "phantom")
     assert facts["source_sha256"] == notebook.fingerprint(notebook.read(executed))
     assert 0 < facts["seconds"] < 120

@@ -1,5 +1,7 @@
 """The site is built from a copy in which fresh executions replace stored outputs, and only where they belong."""
 
+import json
+
 import nbformat
 import pytest
 from nbformat import v4
@@ -63,3 +65,49 @@ def test_staging_again_drops_what_is_gone(book, tmp_path):
     (book / "book" / "index.md").rename(book / "book" / "other.md")
     site.stage(book, tmp_path / "staged")
     assert [path.name for path in (tmp_path / "staged" / "book").iterdir()] == ["other.md"]
+
+
+def npm_that(folder, command: str):
+    """A folder to put on PATH whose npm does `command`."""
+    folder.mkdir()
+    (folder / "npm").write_text(f"#!/bin/sh\n{command}\n")
+    (folder / "npm").chmod(0o755)
+    return str(folder)
+
+
+def test_packages_are_fetched_once_and_again_when_the_lock_changes(book, tmp_path, monkeypatch):
+    (book / "package-lock.json").write_text("{}")
+    monkeypatch.setenv("PATH", npm_that(tmp_path / "bin", "/bin/mkdir -p node_modules; echo >> called"))
+    for _ in range(2):
+        assert site.fetch(book) == book / "node_modules"
+    assert len((book / "called").read_text()) == 1
+    (book / "package-lock.json").write_text('{"packages": {}}')
+    assert site.fetch(book)
+    assert len((book / "called").read_text()) == 2
+
+
+@pytest.mark.parametrize(("npm", "sentence"), [
+    (None, "npm was not found: install Node.js 18 or newer"),
+    ("echo 'npm error ENOTFOUND' >&2; exit 1", "npm could not fetch the packages of package-lock.json (npm error EN"),
+])
+def test_without_packages_one_sentence_says_so_and_the_book_is_still_staged(book, tmp_path, monkeypatch, capsys, npm,
+                                                                            sentence):
+    (book / "package-lock.json").write_text("{}")
+    monkeypatch.setenv("PATH", npm_that(tmp_path / "bin", npm) if npm else str(tmp_path))
+    assert site.fetch(book) is None
+    error = capsys.readouterr().err
+    assert error.startswith(sentence)
+    assert error.count("\n") == 1
+    site.stage(book, tmp_path / "staged")
+    site.vendor(None, tmp_path / "staged")
+    assert list((tmp_path / "staged" / "_assets").rglob("*.js")) == []
+
+
+def test_npm_packages_are_pinned_with_hashes_and_without_hosts():
+    root = notebook.book_root()
+    listed = json.loads((root / "package.json").read_text())
+    lock = json.loads((root / "package-lock.json").read_text())["packages"]
+    for name, version in (listed["dependencies"] | listed["devDependencies"]).items():
+        assert lock[f"node_modules/{name}"]["version"] == version
+    assert all(entry["integrity"].startswith("sha512-") for path, entry in lock.items() if path)
+    assert not [path for path, entry in lock.items() if "resolved" in entry], "see .npmrc"

@@ -162,6 +162,21 @@ def test_the_first_frame_shows_without_javascript(chromium):
 
 
 @needs_browser
+def test_twenty_figures_fit_on_one_page_and_only_first_frames_are_decoded(chromium):
+    def noise(step, figure):
+        return np.random.default_rng(step + 100 * figure).random((64, 64))
+
+    body = "".join(html(lambda step, n=n: noise(step, n), caption=None, step=list(range(20))) for n in range(20))
+    assert len(body.encode()) < 5_000_000
+    with opened(chromium, body) as page:
+        assert page.evaluate("document.images.length") == 20
+        last = page.locator(".medtutor-explore").last
+        before = state(last)[0]
+        last.locator("input").press("End")
+        assert state(last)[0] != before
+
+
+@needs_browser
 def test_text_follows_the_page_colours_and_the_picture_stays_opaque(chromium):
     dark = "<style>body { background: #121212; color: #eeeeee }</style>"
     with opened(chromium, dark + html(radius=[3, 6], colour=["white"])) as page:

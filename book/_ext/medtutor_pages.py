@@ -19,7 +19,7 @@ from medtutor import notebook
 from medtutor.claims import MIME as CLAIM_MIME
 from medtutor.claims import VERDICTS, Claim
 
-EXPERIMENTS, FACTS = VERDICTS[:3], VERDICTS[3:5]
+FACTS = VERDICTS[3:5]
 MEANING = {
     "holds": "the interval of the difference excludes zero on the claimed side",
     "not shown": "the interval contains zero: this experiment cannot tell",
@@ -62,18 +62,30 @@ def html(text: str) -> nodes.raw:
     return nodes.raw(text=text, format="html")
 
 
-def table(caption: str, head: list[str], rows: list[list[str]], kind: str = "") -> str:
-    """An HTML table; the first cell of a row is its header. Cells are HTML already, caption and head are text."""
+def table(caption: str, head: list[str], rows: list[list[str]], kind: str = "", tools: str = "",
+          facts: list[dict] | None = None) -> str:
+    """An HTML table; the first cell of a row is its header. Cells are HTML already, caption and head are text.
+
+    Tables with the same `tools` share one filter (see `tools_for`), which reads `facts`, one dict a row.
+    """
     columns = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
+    marks = [{}] * len(rows) if facts is None else facts
     body = "".join(
-        f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{cell}</td>" for cell in rest) + "</tr>"
-        for first, *rest in rows
+        "<tr" + "".join(f' data-{key}="{escape(str(value))}"' for key, value in mark.items())
+        + f'><th scope="row">{first}</th>' + "".join(f"<td>{cell}</td>" for cell in rest) + "</tr>"
+        for mark, (first, *rest) in zip(marks, rows, strict=True)
     )
+    group = f' data-tools="{tools}"' if tools else ""
     return (
         f'<div class="table-scroll" tabindex="0" role="region" aria-label="{escape(caption)}">'
-        f'<table class="measured {kind}"><caption>{escape(caption)}</caption>'
+        f'<table class="measured {kind}"{group}><caption>{escape(caption)}</caption>'
         f"<thead><tr>{columns}</tr></thead><tbody>{body}</tbody></table></div>"
     )
+
+
+def tools_for(tools: str, noun: str, *menus: str) -> nodes.raw:
+    """Where book/assets/tables.js puts a search field and `menus`, the facts by which rows can be chosen."""
+    return html(f'<div class="table-tools" data-for="{tools}" data-noun="{noun}" data-menus="{" ".join(menus)}"></div>')
 
 
 def link(href: str, text: str) -> str:
@@ -98,15 +110,17 @@ class PapersIndex(Page):
         papers, chapters = {row["n"]: row for row in self.rows("papers.yml")}, self.rows("chapters.yml")
         done = sum(row["id"] in written for row in papers.values())
         sections = [nodes.paragraph(text=f"{done} of {len(papers)} papers have their section so far; the others are "
-                                         "planned.")]
+                                         "planned."), tools_for("papers", "papers", "status", "chapter", "year")]
         for number, part in enumerate(dict.fromkeys(chapter["part"] for chapter in chapters), start=1):
-            tables = [
-                table(f"{c['number']}  {c['title']}", ["Paper", "Section", "Sources"],
-                      [self.row(papers[n], written) for n in c["papers"]], "papers")
-                for c in chapters if c["part"] == part
-            ]
+            tables = [self.chapter(c, [papers[n] for n in c["papers"]], written) for c in chapters if c["part"] == part]
             sections.append(self.section(part, f"papers-part-{number}", "".join(tables)))
         return sections
+
+    def chapter(self, chapter: dict, papers: list[dict], written: dict[str, str]) -> str:
+        facts = [{"status": "written" if paper["id"] in written else "planned", "chapter": chapter["number"],
+                  "year": paper["year"], "words": paper["id"]} for paper in papers]
+        return table(f"{chapter['number']}  {chapter['title']}", ["Paper", "Section", "Cited as", "Sources"],
+                     [self.row(paper, written) for paper in papers], "papers", "papers", facts)
 
     def row(self, paper: dict, written: dict[str, str]) -> list[str]:
         about = f"{escape(paper['authors'])}, {paper['year']}. {escape(paper['venue'])}."
@@ -119,7 +133,8 @@ class PapersIndex(Page):
             sources.append(link(f"https://github.com/{paper['code']}", paper["code"].split("/")[1]) + note)
         stem = written.get(paper["id"])
         where = link(self.href(f"chapters/{stem}", paper["id"]), f"{paper['id']}") if stem else badge("planned")
-        return [title, where, "<br>".join(sources) or "none known"]
+        cited = link(self.href("book/bibliography", f"ref-{paper['id']}"), f"reference {paper['n']}")
+        return [title, where, cited, "<br>".join(sources) or "none known"]
 
 
 class ClaimsLedger(Page):
@@ -132,23 +147,22 @@ class ClaimsLedger(Page):
         shown = [verdict for verdict in VERDICTS if counts[verdict] or verdict != "not evaluated"]
         summary = table("All claims by verdict", ["Verdict", "Claims", "What it means"],
                         [[badge(verdict), str(counts[verdict]), MEANING[verdict]] for verdict in shown], "summary")
-        sections = [html(summary)]
+        rows, facts = [], []
         for stem, claims in books.items():
-            body = ""
-            for caption, verdicts in (("Experiments", (*EXPERIMENTS, "not evaluated")), ("Facts", FACTS)):
-                rows = [self.row(stem, claim) for claim in claims if claim["verdict"] in verdicts]
-                if rows:
-                    body += table(f"{caption}, chapter {stem[:2]}", ["Claim", "Verdict", "Published", "Measured here"],
-                                  rows, "ledger")
-            title = f"{stem[:2]}  {titles.get(stem, stem)}"
-            sections.append(self.section(title, f"claims-{stem}", body or "<p>No claim recorded yet.</p>"))
-        return sections
+            chapter = f"{stem[:2]} {titles.get(stem, stem)}"
+            for claim in sorted(claims, key=lambda claim: claim["verdict"] in FACTS):
+                rows.append(self.row(stem, claim))
+                facts.append({"chapter": chapter, "verdict": claim["verdict"], "paper": claim["paper"]})
+        head = ["Claim", "Chapter", "Verdict", "Published", "Measured here"]
+        every = table("Every claim: experiments first, then facts, chapter by chapter", head, rows, "ledger", "claims",
+                      facts)
+        return [html(summary), tools_for("claims", "claims", "chapter", "verdict", "paper"), html(every)]
 
     def row(self, stem: str, claim: dict) -> list[str]:
         measured = f"{escape(claim['metric'])}: {escape(Claim(**claim).numbers())}"
         paper = link(self.href(f"chapters/{stem}", claim["paper"]), claim["paper"])
         statement = f"{escape(claim['statement'])}<br>{paper}"
-        return [statement, badge(claim["verdict"]), escape(claim["published"]), measured]
+        return [statement, stem[:2], badge(claim["verdict"]), escape(claim["published"]), measured]
 
 
 def minutes(facts: dict) -> str:
@@ -163,16 +177,17 @@ class Executions(Page):
         for stem, book in self.notebooks().items():
             facts = notebook.execution(book)
             if not facts:
-                rows.append([link(self.href(f"chapters/{stem}"), stem), badge("planned"), *["not executed yet"] * 4])
+                rows.append([link(self.href(f"chapters/{stem}"), stem), badge("planned"), *["not executed yet"] * 5])
                 continue
             current = facts["source_sha256"] == notebook.fingerprint(book)
             rows.append([
-                link(self.href(f"chapters/{stem}"), stem), escape(facts["profile"]), minutes(facts),
+                link(self.href(f"chapters/{stem}"), stem), escape(facts.get("date", "not recorded")),
+                escape(facts["profile"]), minutes(facts),
                 f"{facts['peak_memory_mb']:,} MB", f"{escape(str(facts['data']))}, seed {facts['seed']}",
                 f"<code>{escape(facts['source_sha256'][:12])}</code> {'current' if current else 'of an older source'}",
             ])
             versions.append([escape(stem), escape(", ".join(f"{k} {v}" for k, v in facts["versions"].items()))])
-        head = ["Chapter", "Profile", "Time", "Peak memory", "Data", "Source fingerprint"]
+        head = ["Chapter", "Executed", "Profile", "Time", "Peak memory", "Data", "Source fingerprint"]
         return [html(table("Stored executions", head, rows)
                      + (table("Versions they ran with", ["Chapter", "Versions"], versions) if versions else ""))]
 
@@ -242,6 +257,21 @@ class PatientGallery(Page):
         for head, text in (("Not realistic", modality.unrealistic), ("Stands in for", modality.stands_for)):
             section += nodes.paragraph("", "", nodes.strong(text=f"{head}: "), nodes.Text(text))
         return [section]
+
+
+class PatientVolume(Page):
+    """A CT volume of the digital patient in the viewer of the chapters."""
+
+    def content_nodes(self):
+        from medtutor import viewer
+        from medtutor.phantom import abdomen
+
+        body = abdomen.cohort(1, 80, seed=3, kind="volume", fov=(170, 290, 290), noisy=False, window=(-160, 240))
+        hu, mask = body.volume[0, 0] * 400 - 160, body.mask[0]
+        names = body.names["mask"][1 : int(mask.max()) + 1]
+        text = viewer.html(hu[::2], truth=mask[::2], names=names, unit="HU",
+                           alt="Axial slices through the abdominal CT of one digital patient, organs outlined.")
+        return [html(text)]
 
 
 class PatientWords(Page):
@@ -322,5 +352,6 @@ def setup(app) -> dict:
     app.add_directive("chapter-facts", ChapterFacts)
     app.add_directive("dataset-catalogue", DatasetCatalogue)
     app.add_directive("patient-gallery", PatientGallery)
+    app.add_directive("patient-volume", PatientVolume)
     app.add_directive("patient-words", PatientWords)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

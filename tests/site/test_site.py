@@ -1,5 +1,6 @@
 """The built pages: nothing missing, nothing dangling, everything described."""
 
+import re
 from collections import Counter
 from urllib.parse import unquote, urlparse
 
@@ -9,8 +10,6 @@ import yaml
 from medtutor import notebook
 
 pytestmark = pytest.mark.site
-#: Hosts from which a page may load something while it is read. MathJax still comes from its public address.
-THIRD_PARTIES = {"cdn.jsdelivr.net"}
 
 
 def content(pages, site) -> dict:
@@ -49,18 +48,18 @@ def test_internal_links_lead_somewhere(pages, site):
 
 
 def test_files_that_pages_load_exist_and_come_from_here(pages, site):
-    missing, foreign = [], set()
+    missing, foreign = [], []
     for path, soup in pages.items():
         loaded = [tag["src"] for tag in soup.find_all(["img", "script", "iframe"], src=True)]
         loaded += [tag["href"] for tag in soup.find_all("link", rel=["stylesheet", "icon", "preload"], href=True)]
         for address in loaded:
             url = urlparse(address)
             if url.netloc:
-                foreign.add(url.netloc)
+                foreign.append(address)
             elif url.scheme != "data" and not (path.parent / unquote(url.path)).exists():
                 missing.append(f"{path.relative_to(site)}: {address}")
     assert not missing, "\n".join(missing)
-    assert foreign <= THIRD_PARTIES
+    assert not foreign
 
 
 def test_every_picture_is_described(pages, site):
@@ -123,3 +122,15 @@ def test_glossary_terms_are_unique_and_explained(pages, site):
 def test_search_is_offered_once(pages, site):
     for path, soup in content(pages, site).items():
         assert len(soup.select("button.search-button-field")) == 1, path.name
+
+
+def test_the_site_can_be_found_and_shared(pages, site):
+    base = yaml.safe_load((notebook.book_root() / "_config.yml").read_text(encoding="utf-8"))["html"]["baseurl"]
+    listed = re.findall("<loc>(.*?)</loc>", (site / "sitemap.xml").read_text(encoding="utf-8"))
+    assert set(listed) == {f"{base}{p.relative_to(site).as_posix()}" for p in content(pages, site)}
+    for path, soup in content(pages, site).items():
+        card = {tag["property"]: tag["content"] for tag in soup.find_all("meta", property=True)}
+        assert card["og:title"].strip()
+        assert card["og:url"] == f"{base}{path.relative_to(site).as_posix()}"
+        assert (site / card["og:image"].removeprefix(base)).exists()
+    assert pages[site / "404.html"].select_one("a#home")["href"] == "book/index.html"
