@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import shutil
 import signal
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -184,6 +186,39 @@ def data(words: Annotated[list[str] | None, typer.Argument(
     else:
         for name in words:
             typer.echo(data.describe(name))
+
+
+@app.command()
+def release(chapters: Chapters, to: Annotated[Path, typer.Option(help="Folder that gets student/ and instructor/.")]
+            ) -> None:
+    """Make the student and the instructor edition of exercise notebooks; refuses where a solution would get out."""
+    from medtutor import grading
+    from medtutor.grading.release import release
+
+    for path in map(grading.exercises, chapters):
+        release(path, to)
+        typer.echo(f"{path.stem}: student edition {to / 'student' / path.name}, solutions in {to / 'instructor'}")
+
+
+@app.command()
+def grade(submissions: Annotated[Path, typer.Argument(help="Folder of ID.ipynb, ID_any.ipynb or ID/any.ipynb.")],
+          to: Annotated[Path, typer.Option(help="Folder of the gradebook, grades.csv and feedback/.")],
+          chapter: Annotated[str, typer.Option(help="Chapter number; by default as the notebooks say.")] = "",
+          deadline: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M"])] = None,
+          jobs: Annotated[int, typer.Option(help="How many at once; by default as many as there are cores.")] = 0,
+          seconds: Annotated[int, typer.Option(min=1, help="Most seconds for one submission.")] = 120,
+          unsafe: Annotated[bool, typer.Option("--unsafe-without-sandbox", help="Run students' code as you.")] = False
+          ) -> None:
+    """Run each submission in a sandbox and judge it from outside with the hidden tests."""
+    if not unsafe and not shutil.which("bwrap"):
+        raise ValueError("students' code runs in bubblewrap, which is not installed: apt install bubblewrap (or dnf). "
+                         "On a machine that has nothing to lose, --unsafe-without-sandbox does without")
+    from medtutor.grading.report import grade_all
+    from medtutor.grading.sandbox import LIMITS
+
+    limits = LIMITS | {"seconds": seconds}
+    jobs = jobs or multiprocessing.cpu_count()
+    typer.echo(grade_all(submissions, to, chapter, jobs, deadline and deadline.astimezone(), limits, not unsafe))
 
 
 @app.command()

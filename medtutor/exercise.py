@@ -23,6 +23,7 @@ import runpy
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 
 import torch
 
@@ -61,11 +62,13 @@ def exercise(identifier: str) -> Callable[[Callable], Callable]:
 
 
 def checkers(chapter: str = "[0-9][0-9]") -> dict[str, Callable]:
-    """The checker of every exercise of a chapter ("03"; by default of all), from `chapters/exercises/NN-checks.py`."""
+    """The checker of every exercise of a chapter ("03"; by default of all), from `NN-checks.py` in the working folder,
+    where a released notebook has it beside itself, else in the book's `chapters/exercises`."""
     from medtutor.notebook import book_root
 
     found: dict[str, Callable] = {}
-    for path in sorted((book_root() / "chapters" / "exercises").glob(f"{chapter}-checks.py")):
+    here = sorted(Path.cwd().glob(f"{chapter}-checks.py"))
+    for path in here or sorted((book_root() / "chapters" / "exercises").glob(f"{chapter}-checks.py")):
         for value in runpy.run_path(str(path)).values():
             identifier = getattr(value, "exercise", None)
             if not isinstance(identifier, str):

@@ -29,7 +29,7 @@ def test_conda_environment_lists_what_pyproject_lists():
     assert f"python{PROJECT['requires-python']}" in dependencies
 
 
-@pytest.mark.parametrize("group", ["core", "book", "test", "cluster"])
+@pytest.mark.parametrize("group", ["core", "book", "grading", "test", "cluster"])
 def test_every_dependency_is_pinned_at_a_version_that_its_range_allows(group):
     listed = PROJECT["dependencies"] if group == "core" else PROJECT["optional-dependencies"][group]
     for requirement in map(Requirement, listed):
