@@ -122,4 +122,5 @@ def test_glued_numbers_keep_their_form(book, tmp_path):
                                               metadata={"scrapbook": {"name": "gap"}})]
     nbformat.write(stored, path)
     site.stage(book, tmp_path / "staged")
-    assert literal_eval(notebook.glued(notebook.read(tmp_path / "staged" / "chapters" / "01-a.ipynb"))["gap"]) == "+0.100"
+    staged = notebook.read(tmp_path / "staged" / "chapters" / "01-a.ipynb")
+    assert literal_eval(notebook.glued(staged)["gap"]) == "+0.100"
