@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import os
 import shutil
 import signal
 import subprocess
@@ -217,7 +217,7 @@ def grade(submissions: Annotated[Path, typer.Argument(help="Folder of ID.ipynb, 
     from medtutor.grading.sandbox import LIMITS
 
     limits = LIMITS | {"seconds": seconds}
-    jobs = jobs or multiprocessing.cpu_count()
+    jobs = jobs or os.cpu_count()
     typer.echo(grade_all(submissions, to, chapter, jobs, deadline and deadline.astimezone(), limits, not unsafe))
 
 
@@ -247,6 +247,9 @@ def doctor() -> None:
 
 def main() -> None:
     """Entry point: an error that the user can mend is one sentence on stderr and exit status 2."""
+    # Idle threads of GNU OpenMP spin: two torch processes on the same cores become ten times slower. With a short spin
+    # they do not, and one process alone is as fast. Read when torch is loaded, here and in kernels started from here.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         app()
     except (ValueError, OSError, RuntimeError) as error:
