@@ -42,11 +42,14 @@ class Student:
     """The fixture `student`: asks a student's process. `dead` says why there is no process to ask (any more)."""
 
     def __init__(self, identifier: str, process: Popen | None, limits: dict[str, int], dead: str = ""):
-        self.id, self.dead = identifier, dead
+        self.id, self.dead, self._slow = identifier, dead, set()
         self._process, self._limits, self._started = process, limits, time.monotonic()
 
     def __call__(self, function: str, /, *args, **kwargs):
-        """What the student's function returns. Raises StudentError where it raises, or returns no data."""
+        """What the student's function returns. Raises StudentError where it raises, or returns no data, or once took
+        too long: a loop without end should not use up the time of the other exercises."""
+        if function in self._slow:
+            raise StudentError("Timeout: it took too long before", "It takes too long.")
         return self._ask(name=function, args=encode(args), kwargs=encode(kwargs))
 
     def value(self, name: str):
@@ -79,6 +82,8 @@ class Student:
                          "The notebook ended early: it ran out of memory, ended itself, or wrote to the judge.")
             raise StudentError(self.dead, "") from None
         kind = error.partition(":")[0]
+        if kind == "Timeout" and "args" in request:
+            self._slow.add(request["name"])
         public = f"It raises {kind}." if hasattr(builtins, kind) else "It raises an error."
         own = {"NoData": "It gives something that is no number, text, list, tuple, dict, array or tensor.",
                "Timeout": "It takes too long."}
@@ -116,8 +121,9 @@ def examine(hidden: Path, student: Student) -> list[dict]:
 
 
 def grade(exercise: Path, submitted: Path, identifier: str, limits: dict[str, int], sandboxed: bool) -> dict:
-    """Grade one file: `tests` as of `examine`, `status`, `notes` for the student, `written` answers by cell."""
-    steps, written, notes, dead = [], {}, [], ""
+    """Grade one file: `tests` as of `examine`, `status`, `notes` for the student, `written` answers by cell,
+    `seconds` that it took."""
+    start, steps, written, notes, dead = time.monotonic(), [], {}, [], ""
     try:
         steps, written, notes = normalise(notebook.read(exercise), submitted, identifier)
     except Unreadable as error:
@@ -129,4 +135,4 @@ def grade(exercise: Path, submitted: Path, identifier: str, limits: dict[str, in
         tests = examine(beside(exercise, "hidden.py"), student)
     status = "unreadable" if dead else "stopped" if student.dead else "graded"
     notes += [student.dead] * (student.dead not in " ".join(notes))
-    return {"tests": tests, "status": status, "notes": notes, "written": written}
+    return {"tests": tests, "status": status, "notes": notes, "written": written, "seconds": time.monotonic() - start}
