@@ -2,7 +2,8 @@
 
 The notebook `chapters/exercises/NN-slug.ipynb` holds prompts, solutions and self-checks in nbgrader's cell format.
 Beside it lie `NN-checks.py` (self-check feedback), `NN-hidden.py` (hidden tests, plain pytest) and `NN-mutants.yml`
-(answers on which the hidden tests are tested).
+(answers on which the hidden tests are tested). Exercise 01.2 is solved in the cell with the id 01-2: nbgrader allows no
+point in an id.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from medtutor.grading import beside, exercises
 from medtutor.grading.judge import grade
 
-CHAPTER = re.compile(rb'"grade_id": *"(\d\d)\.')
+CHAPTER = re.compile(rb'"grade_id": *"(\d\d)-')
 
 
 def submissions(folder: Path) -> list[tuple[str, datetime, Path]]:

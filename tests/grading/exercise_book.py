@@ -113,10 +113,11 @@ MUTANTS = {
 
 
 def cell(key, source, kind="code", **roles):
+    key = key.replace(".", "-")  # nbgrader allows no point in an id
     role = {"grade_id": key, "grade": False, "solution": False, "locked": True, "schema_version": 3, "cell_type": kind}
     new = nbformat.v4.new_code_cell if kind == "code" else nbformat.v4.new_markdown_cell
     made = new(source, metadata={"nbgrader": role | roles})
-    made.id = "cell-" + key.replace(".", "-")
+    made.id = f"cell-{key}"
     return made
 
 
@@ -160,7 +161,7 @@ def submission(**answers):
     """The notebook of a student: the source with some solution cells replaced, `c01_1=...` for 01.1."""
     book = source_notebook()
     for name, text in answers.items():
-        key = name[1:].replace("_", ".")
+        key = name[1:].replace("_", "-")
         (found,) = [c for c in book.cells if c.metadata.nbgrader.grade_id == key]
         found.source = text
     return book

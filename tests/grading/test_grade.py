@@ -82,7 +82,7 @@ def test_a_students_error_shows_its_type_and_not_the_hidden_values(sandbox, put,
     grade()
     assert "It raises ValueError." in page(tmp_path, "ada")
     assert "&lt;b&gt;" not in page(tmp_path, "ada")
-    assert "01.2: ZeroDivisionError: division by zero" in page(tmp_path, "ada")
+    assert "01-2: ZeroDivisionError: division by zero" in page(tmp_path, "ada")
     with sqlite3.connect(tmp_path / "report" / "gradebook.sqlite") as book:
         assert "[ True  True]" in book.execute("SELECT result FROM graded").fetchone()[0]
 
