@@ -86,7 +86,8 @@ def one_cue_for_each_run(answer):
     expect_type(text, str, "what `serialise` returns")
     misconception(text, "no small left effusion pneumothorax", "One cue for the whole sentence: this is the chapter's "
                   "serialiser, which loses the effusion.")
-    misconception(text, "small left . effusion . no pneumothorax", "Neighbours with equal labels belong in one segment.")
+    misconception(text, "small left . effusion . no pneumothorax", "Neighbours with equal labels belong in one "
+                  "segment.")
     if text != "small left effusion . no pneumothorax":
         raise Wrong(f"For the example in the text `serialise` returns {text!r}.")
     text = ask(serialise, [gone, ("mass", "absent")])
@@ -179,8 +180,8 @@ def distinct(answer):
         raise Wrong("Two equivalents without a word, two with the same words: everyone gets 1. What is J of two empty "
                     "reports?")
     if not same(ask(answer, reports(one, one, two, (right, right)), pair), [5 / 6, 5 / 6, 1 / 6, 1 / 2]):
-        raise Wrong("For {mild, left} twice, {mild, right} and {right} the scores are wrong. Both means belong to study "
-                    "i, so they run over its own row.")
+        raise Wrong("For {mild, left} twice, {mild, right} and {right} the scores are wrong. Both means belong to "
+                    "study i, so they run over its own row.")
     if not same(ask(answer, reports(one, two, two, two), torch.zeros(4, 4).bool()), [math.nan] * 4):
         raise Wrong("A study without equivalents should have NaN.")
     if not same(ask(answer, reports(one, one, two), ~torch.eye(3).bool()), [math.nan] * 3):
