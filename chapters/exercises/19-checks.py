@@ -37,7 +37,7 @@ def three_bits(answer):
         expect_range(answer[key], 0, 1, f'"{key}"')
     expect_type(answer["findings"], int, '"findings"')
     expect_range(answer["findings"], 1, 10_000, '"findings"')
-    return "The form is right. Now give your reason, then run the simulation and compare."
+    return "In its form, that is. Whether it is true, the simulation will say: give your reason first."
 
 
 @exercise("19.2")
@@ -52,7 +52,7 @@ def words_from_the_film(answer):
     rise = torch.as_tensor(rise, dtype=torch.double)
     if not rise[0].isnan():
         raise Wrong("Index 0 should be NaN. Padding is no word that anybody predicts.")
-    misconception(rise[3], -log2, "The sign is turned round: a word that needs the film is harder to predict *without* "
+    misconception(rise[3], -log2, "The sign is turned round: a word that needs the film is harder to predict without "
                   "it.")
     misconception(rise[3], 0.0, "A word that the film makes twice as likely has no rise. Which place's logits are for "
                   "the word at place t?")
@@ -68,12 +68,12 @@ def words_from_the_film(answer):
     longer = ask(answer, logits(half, even, even, even), logits(even, even, even, even), torch.tensor([[1, 3, 3, 2]]))
     found = torch.as_tensor(longer)[3]
     misconception(found, log2, "A word that comes twice in a report, once with a rise and once without, counts twice.")
-    misconception(found, log2 / 3, "Each word has a mean of its own: divide by the number of *its* places, not by that "
+    misconception(found, log2 / 3, "Each word has a mean of its own: divide by the number of its places, not by that "
                   "of all words.")
     if not same(found, log2 / 2):
         raise Wrong("Of a word that comes twice, once with the rise of the example and once without any, the mean is "
                     "wrong.")
-    return "Right for the small cases: next word, no padding, mean over the word's own places."
+    return "On small cases, that is: next word, no padding, mean over the word's own places."
 
 
 @exercise("19.3")
@@ -113,7 +113,7 @@ def _reads_back(parse):
     expect_type(found, list, "what `parse` returns")
     if [tuple(pair)[1:] for pair in found] != [("present",), ("absent",), ("uncertain",)]:
         raise Wrong("`parse` should return one pair (words, label) for each segment; the labels of three segments, "
-                    "without a cue, with *no* and with *maybe*, come out wrong.")
+                    "without a cue, with no and with maybe, come out wrong.")
     if any(tuple(pair)[0].startswith(("no ", "maybe ")) for pair in found):
         raise Wrong("The words of a pair should not hold the cue any more.")
     if [tuple(pair) for pair in ask(parse, "nodule . normal vessels")] != [("nodule", "present"),
@@ -121,7 +121,7 @@ def _reads_back(parse):
         raise Wrong("A nodule is no denial. A cue is a whole word, not the first two letters.")
     if ask(parse, "") != []:
         raise Wrong("An empty string has no segments.")
-    return "Right: no finding changes its side of the *no*, and the sequence can be read back."
+    return "No finding changes its side of the no, and the sequence can be read back."
 
 
 @exercise("19.4")
@@ -148,11 +148,11 @@ def offset_for_recall(answer):
         raise Wrong("Where the recall is reached without any offset, pi stays 1: it is never larger.")
     both = ask(answer, torch.cat([table, table.flip(0)], 2), torch.tensor([[1, 0], [1, 0], [1, 1], [2, 1]]), 1.0)
     if not same(both, [0.125, 0.5]):
-        raise Wrong("Each finding has its own pi, from the films that have *it*.")
+        raise Wrong("Each finding has its own pi, from the films that have it.")
     absent = ask(answer, table, torch.zeros_like(state), 0.5)
     if not same(absent, [1.0]):
         raise Wrong("A finding that no validation film has should keep pi = 1. A share of nothing is 0 / 0.")
-    return "Right for the small cases. Now look at what recall costs."
+    return "On small cases, that is. Now look at what recall costs."
 
 
 @exercise("19.5")
@@ -167,7 +167,7 @@ def distinct(answer):
     score = ask(answer, reports(one, one, two, two), pair)
     expect_shape(score, (4,), "the score of four studies")
     score = torch.as_tensor(score, dtype=torch.double)
-    misconception(score, [1.0] * 4, "All get 1: how alike the reports of *different* patients are is not taken off.")
+    misconception(score, [1.0] * 4, "All get 1: how alike the reports of different patients are is not taken off.")
     misconception(score, [1 - 5 / 9] * 4, "A study is not one of its own others. Look at the diagonal.")
     misconception(score, [0.5] * 4, "This is the overlap coefficient or the F1. The union is what Jaccard divides by.")
     misconception(score, [3.0] * 4, "Take the difference of the two means, not their ratio.")
@@ -186,4 +186,4 @@ def distinct(answer):
         raise Wrong("A study without equivalents should have NaN.")
     if not same(ask(answer, reports(one, one, two), ~torch.eye(3).bool()), [math.nan] * 3):
         raise Wrong("If all other studies are equivalents, there is nobody to differ from: NaN.")
-    return "Right for the small cases. See below what the parrots get now."
+    return "On small cases, that is. See below what the parrots get now."

@@ -37,7 +37,7 @@ def which_way(answer):
     expect_range(answer["J"], 0, 100, '"J"')
     if answer["order"] not in ("shift(phi(x))", "phi(shift(x))"):
         raise Wrong('"order" should be "shift(phi(x))" or "phi(shift(x))", in these letters.')
-    return "The form is right. Now give your reason, then run the warp and compare."
+    return "In its form, that is. Whether it is true, the warp will say: give your reason first."
 
 
 def field(x, y=None):
@@ -65,14 +65,14 @@ def folds(answer):
                     "one by one.")
     zigzag = ask(answer, field([[0.55, -0.55, 0.55, -0.55]] * 2))
     if zigzag.tolist() != [[True, False, True]]:
-        raise Wrong("Of the three cells of a zigzag of 0.55 pixels, those fold that become narrower than nothing, and the "
+        raise Wrong("Of the three cells of a zigzag of 0.55 pixels, those fold that become narrower than nothing, the "
                     "others do not. Use differences within a cell, not across two pixels.")
     for row in ([0, 0], [0, -1.5]), ([0, -1.5], [0, 0]):
         if not ask(answer, field(row)).all():
             raise Wrong("A cell folded at two corners only is missed. Look at all four corners, each on its own.")
     if not ask(answer, field([[0, -1], [0, -1]])).all():
         raise Wrong("A cell whose area is 0 counts as folded, too.")
-    return "Right for the small cases. Now see what the usual test misses."
+    return "On small cases, that is. Now see what the usual test misses."
 
 
 @exercise("25.3")
@@ -105,7 +105,7 @@ def how_far(answer):
     if at(3, 2, 4, 5, 1, 2, 3, 4, 5) != 1:
         raise Wrong("Where three starts on the left are lost and none on the right, the left decides. A start is lost "
                     "or not by where its walk ends, not by how high it stands.")
-    return "Right for the small curves. Now look at an edge, sharp and blurred."
+    return "On small curves, that is. Now look at an edge, sharp and blurred."
 
 
 @exercise("25.4")
@@ -145,7 +145,7 @@ def price_of_volume(answer):
     cost = answer(j, torch.ones(1), torch.ones(1, 1, 2, 2))
     if not cost.requires_grad:
         raise Wrong("No gradient comes back: use PyTorch operations on the tensors from end to end.")
-    return "Right for the small cases, and it can be trained through. See below how hard it pulls."
+    return "On small cases, that is, and it can be trained through. See below how hard it pulls."
 
 
 @exercise("25.5")
@@ -163,7 +163,7 @@ def merged(answer):
     misconception(mean, 6.0, "This is the plain average of two means. A part counts by its share of all weights.")
     misconception(mean, 5.0, "The weights of two parts are in different units: each is counted against its own top.")
     misconception(mean, 11 / 3, "The weights are changed in the wrong direction: a part with a lower top counts "
-                  "*less*.")
+                  "less.")
     if not same(mean, 7.0):
         raise Wrong("The mean of the example is another. Is each part's mean weighed by its share of all weights?")
     if not same(both["top"], [math.log(4)]):
@@ -188,4 +188,4 @@ def merged(answer):
     if not all(same(high[key], value) for key, value in (("mean", [[1.0]]), ("weight", [1.0]))):
         raise Wrong("With a key of 800 the result is wrong or not finite. Never compute e to the power of a top "
                     "itself, only of differences to the larger one.")
-    return "Right for the small cases. Now for a whole volume."
+    return "On small cases, that is. Now for a whole volume."
