@@ -165,7 +165,8 @@ def test_a_finger_drags_the_slider(chromium):
     with opened(chromium, body, has_touch=True, viewport={"width": 375, "height": 700}) as page:
         box, touch = page.get_by_role("slider", name="radius").bounding_box(), page.context.new_cdp_session(page)
         y, seen = box["y"] + box["height"] / 2, []
-        for kind, x in (("touchStart", 4), ("touchMove", box["width"] / 2), ("touchMove", box["width"] - 4), ("touchEnd", None)):
+        way = {"touchStart": [4], "touchMove": [box["width"] / 2, box["width"] - 4], "touchEnd": [None]}
+        for kind, x in ((kind, x) for kind, stops in way.items() for x in stops):
             points = [] if x is None else [{"x": box["x"] + x, "y": y}]
             touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
             seen.append(state(page.locator(".medtutor-explore"))[2])
@@ -193,8 +194,8 @@ def test_play_runs_through_the_values_once_and_pauses(chromium):
         page.wait_for_function("document.querySelector('button').textContent == 'Play'")
         captions = [text for text, _, _ in page.evaluate("seen")]
         assert captions == [f"radius: {radius}." for radius in range(4, 15)]
-        assert {live for _, _, live in page.evaluate("seen")} == {"off"}
-        assert widget.locator("figcaption").get_attribute("aria-live") == "polite"
+        spoken = [live for _, _, live in page.evaluate("seen")]
+        assert [*spoken[:2], spoken[-1]] == ["off", "off", "polite"], "a film is not read out, its last frame is"
         play.click()  # from the end it starts again
         page.wait_for_function("document.querySelector('input').value == '0'")
 
@@ -243,12 +244,11 @@ def test_twenty_figures_fit_on_one_page_and_wait_until_they_are_near(chromium):
 
 @needs_browser
 def test_the_place_of_the_picture_is_kept_when_the_frames_arrive(chromium):
-    body = html(radius=[3, 6, 9], colour=["white", "grey"]) + "<p id=after>after</p>"
-    with opened(chromium, body) as page:
+    place = "document.getElementById('after').getBoundingClientRect().y"
+    after = f"<p id=after>after</p><script>window.at = {place}</script>"
+    with opened(chromium, html(radius=[3, 6, 9], colour=["white", "grey"]) + after) as page:
         page.locator("canvas").wait_for()
-        moved = page.evaluate("""() => new Promise(done => new PerformanceObserver(list => done(
-          list.getEntries().map(e => e.value))).observe({type: 'layout-shift', buffered: true}) || setTimeout(done, 300, []))""")
-        assert sum(moved) == 0
+        assert page.evaluate(place) == page.evaluate("at") > 320
 
 
 @needs_browser

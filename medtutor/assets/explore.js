@@ -16,6 +16,8 @@
     var canvas = element("canvas", { width: data.width, height: data.height, role: "img",
       style: picture.getAttribute("style") + ";width:" + picture.getAttribute("width") + "px" }, figure);
     var box = element("div", { class: "medtutor-controls" }, root);
+    // JupyterLab would take the arrow keys for itself.
+    box.addEventListener("keydown", function (event) { event.stopPropagation(); });
     var inputs = data.controls.map(control), wanted, sheet;
     canvas.remove();
 
