@@ -91,14 +91,17 @@ class Student:
 
 
 class Hidden:
-    """The pytest plugin that gives hidden tests the student and notes which pass."""
+    """The pytest plugin that gives hidden tests the student and notes which pass; of one exercise or of all ("")."""
 
-    def __init__(self, student: Student):
-        self.tests, self._student = {}, student
+    def __init__(self, student: Student, exercise: str):
+        self.tests, self._student, self._exercise = {}, student, exercise
 
     @pytest.fixture
     def student(self) -> Student:
         return self._student
+
+    def pytest_collection_modifyitems(self, items: list) -> None:
+        items[:] = [item for item in items if self._exercise in ("", item.get_closest_marker("points").args[0])]
 
     def pytest_runtest_makereport(self, item, call) -> None:
         exercise, points = item.get_closest_marker("points").args
@@ -109,9 +112,9 @@ class Hidden:
                      "feedback": f"{item.function.__doc__ or ''} {getattr(error, 'public', '')}".strip()}
 
 
-def examine(hidden: Path, student: Student) -> list[dict]:
-    """Run the hidden tests: for each its exercise, points, whether passed; feedback and error where not."""
-    plugin, said = Hidden(student), io.StringIO()
+def examine(hidden: Path, student: Student, exercise: str = "") -> list[dict]:
+    """Run the hidden tests (of one exercise): for each its exercise, points, whether passed; feedback and error where not."""
+    plugin, said = Hidden(student, exercise), io.StringIO()
     with contextlib.redirect_stdout(said):
         status = pytest.main(["-qs", "--assert=plain", "--import-mode=importlib", "-Wignore", "-p", "no:cacheprovider",
                               "-c", "/dev/null", "--rootdir", str(hidden.parent), str(hidden)], plugins=[plugin])

@@ -63,12 +63,18 @@ def faults(source: nbformat.NotebookNode, edition: nbformat.NotebookNode) -> lis
                     if len(line) >= SHORT and line not in public and line in everything]
 
 
-def release(path: Path, to: Path) -> None:
-    """Write `to`/student and `to`/instructor. Raises ValueError where the student edition would not be right."""
+def released(path: Path) -> nbformat.NotebookNode:
+    """The student edition of the notebook at `path`. Raises ValueError where it would not be right."""
     source = notebook.read(path)
-    edition, with_notes = student_edition(source), copy.deepcopy(source)
+    edition = student_edition(source)
     if wrong := faults(source, edition):
         raise ValueError(f"{path.name} is not released: " + "; ".join(wrong))
+    return edition
+
+
+def release(path: Path, to: Path) -> None:
+    """Write `to`/student and `to`/instructor, each with its notebook and the self-checks. Raises as `released`."""
+    edition, with_notes = released(path), notebook.read(path)
     notes = ["# Marking notes", "", "| exercise | points | hidden test | who fails it reads |", "|---|---|---|---|"]
     for exercise, points, name, said in POINTS.findall(beside(path, "hidden.py").read_text(encoding="utf-8")):
         notes.append(f"| {exercise} | {points} | `{name}` | {' '.join(said.split())} |")
