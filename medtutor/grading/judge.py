@@ -113,7 +113,7 @@ class Hidden:
 
 
 def examine(hidden: Path, student: Student, exercise: str = "") -> list[dict]:
-    """Run the hidden tests (of one exercise): for each its exercise, points, whether passed; feedback and error where not."""
+    """Run the hidden tests (of one exercise): for each exercise, points and passed; where not, feedback and error."""
     plugin, said = Hidden(student, exercise), io.StringIO()
     with contextlib.redirect_stdout(said):
         status = pytest.main(["-qs", "--assert=plain", "--import-mode=importlib", "-Wignore", "-p", "no:cacheprovider",
