@@ -81,7 +81,7 @@ def exercise_pages(source: Path) -> None:
         end = end.format(notebook=path.name, checks=Path(checks).name, solutions=hidden)
         edition.cells.append(nbformat.v4.new_markdown_cell(end))
         notebook.write(edition, path)
-        solutions.metadata.update(orphan=True, nosearch=True)
+        solutions.metadata["orphan"] = True
         solutions.cells[0].source = solutions.cells[0].source.replace("# Exercises", "# Solutions", 1)
         notebook.write(solutions, path.with_name(hidden))
 
