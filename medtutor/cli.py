@@ -230,6 +230,7 @@ def doctor() -> None:
     import torch
 
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    bwrap = shutil.which("bwrap")
     free = shutil.disk_usage(Path.cwd()).free / 1e9
     lines = [
         ("Python", platform.python_version(), sys.version_info >= (3, 11), "install Python 3.11 or newer"),
@@ -239,6 +240,7 @@ def doctor() -> None:
         ("disk", f"{free:.0f} GB free", free > 3, "free at least 3 GB"),
         ("book", str(len(notebook.chapters())) + " chapters", True, ""),
         ("Chromium", chromium or "none", bool(chromium), "install it to run the browser tests (optional)"),
+        ("bubblewrap", bwrap or "none", bool(bwrap), "install it to grade exercises (optional)"),
         ("MEDTUTOR_DATA", os.environ.get("MEDTUTOR_DATA", "not set: public data is looked for in the cache"), True, ""),
     ]
     for name, found, good, advice in lines:
