@@ -26,6 +26,10 @@ from medtutor.grading.channel import decode, encode, receive, send
 from medtutor.grading.normalise import Unreadable, normalise
 from medtutor.grading.sandbox import running
 
+#: pytest without what takes time (tracebacks, other plugins, garbage collections) or leaves files.
+QUIET = ["-qs", "-Wignore", "--tb=no", "--assert=plain", "--import-mode=importlib", "--disable-plugin-autoload",
+         "-c", "/dev/null", "-p", "no:cacheprovider", "-p", "no:unraisableexception"]
+
 
 class StudentError(AssertionError):
     """The notebook gave no answer. The message is for the instructor: in a call it could carry hidden values.
@@ -116,8 +120,7 @@ def examine(hidden: Path, student: Student, exercise: str = "") -> list[dict]:
     """Run the hidden tests (of one exercise): for each exercise, points and passed; where not, feedback and error."""
     plugin, said = Hidden(student, exercise), io.StringIO()
     with contextlib.redirect_stdout(said):
-        status = pytest.main(["-qs", "--assert=plain", "--import-mode=importlib", "-Wignore", "-p", "no:cacheprovider",
-                              "-c", "/dev/null", "--rootdir", str(hidden.parent), str(hidden)], plugins=[plugin])
+        status = pytest.main([*QUIET, "--rootdir", str(hidden.parent), str(hidden)], plugins=[plugin])
     if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         raise RuntimeError(f"{hidden.name} cannot be run: {said.getvalue().strip()[-300:]}")
     return list(plugin.tests.values())
