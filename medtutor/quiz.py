@@ -109,13 +109,13 @@ def _formula(renderer, tokens, index: int, options, env: dict) -> str:
     shown = escape(rf"\({tex}\)" if inline else rf"\[{tex}\]")
     if env["style"] == "lms":
         return shown
-    bare = tex.replace(r"\{", "").replace(r"\}", "")
     try:
         made = convert(tex.replace("<", r"\lt ").replace(">", r"\gt "), display="inline" if inline else "block")
         ElementTree.fromstring(made)
         made = made.replace(BAR, BAR.replace(">", ' lspace="0" rspace="0">'))
         # The library hands on commands that it does not know, and takes braces that do not match.
-        sound = "\\" not in made and "href=" not in made and bare.count("{") == bare.count("}")
+        braces = tex.replace(r"\{", "").count("{") - tex.replace(r"\}", "").count("}")
+        sound = not braces and "\\" not in made and "href=" not in made
     except Exception:  # it raises many types
         sound = False
     if not sound:
