@@ -9,7 +9,6 @@ from __future__ import annotations
 import zipfile
 from html import escape
 from pathlib import Path
-from xml.etree import ElementTree
 
 import fastjsonschema
 import jinja2
@@ -84,14 +83,14 @@ def export(chapter: str, to: Path, kind: str) -> Path:
     facts = {"questions": read(bank), "quiz": f"medtutor-{bank.name[:2]}", "title": title}
     made = {name: FILES.get_template(f"{kind}/{name}").render(facts) for name in FORMATS[kind]}
     to.mkdir(parents=True, exist_ok=True)
+    file = to / f"{bank.stem}-{kind}.{'xml' if kind == 'moodle' else 'zip'}"
     if kind == "moodle":
-        file = to / f"{bank.stem}-moodle.xml"
         file.write_bytes(made["quiz.xml"].encode())
         return file
-    with zipfile.ZipFile(to / f"{bank.stem}-qti.zip", "w") as package:
+    with zipfile.ZipFile(file, "w") as package:
         for name, text in made.items():
             package.writestr(zipfile.ZipInfo(name), text)  # a ZipInfo has a fixed date
-    return Path(package.filename)
+    return file
 
 
 def rich(text: str, style: str) -> str:
@@ -111,15 +110,12 @@ def _formula(renderer, tokens, index: int, options, env: dict) -> str:
         return shown
     try:
         made = convert(tex.replace("<", r"\lt ").replace(">", r"\gt "), display="inline" if inline else "block")
-        ElementTree.fromstring(made)
-        made = made.replace(BAR, BAR.replace(">", ' lspace="0" rspace="0">'))
-        # The library hands on commands that it does not know, and takes braces that do not match.
-        braces = tex.replace(r"\{", "").count("{") - tex.replace(r"\}", "").count("}")
-        sound = not braces and "\\" not in made and "href=" not in made
-    except Exception:  # it raises many types
-        sound = False
-    if not sound:
-        raise ValueError(f"the formula ${tex}$ cannot be read")
+    except Exception as error:  # the library raises many types
+        raise ValueError(f"the formula ${tex}$ cannot be read ({type(error).__name__})") from None
+    braces = tex.replace(r"\{", "").count("{") - tex.replace(r"\}", "").count("}")
+    if braces or '"' in tex or "\\" in made or "href=" in made:  # it hands on what it does not know
+        raise ValueError(f"the formula ${tex}$ holds a command that is not known, or a brace too many")
+    made = made.replace(BAR, BAR.replace(">", ' lspace="0" rspace="0">'))
     return made if env["style"] == "page" else f'<span data-math="{escape(made)}">{shown}</span>'
 
 

@@ -33,7 +33,8 @@ def lab(tmp_path_factory):
     bank = root / "01-quiz.yml"
     bank.write_text(BANK, encoding="utf-8")
     output = nbformat.v4.new_output("display_data", {"text/html": quiz.html(quiz.read(bank))})
-    code = "import pathlib; from medtutor import quiz; quiz.find = lambda _: pathlib.Path('01-quiz.yml'); quiz.show('01')"
+    code = ("from pathlib import Path\nfrom medtutor import quiz\n"
+            "quiz.find = lambda _: Path('01-quiz.yml')\nquiz.show('01')")
     books = {"run": [nbformat.v4.new_code_cell(code)],
              "stored": [nbformat.v4.new_code_cell("1", execution_count=1, outputs=[output])]}
     for name, cells in books.items():
