@@ -59,7 +59,8 @@ def lab(tmp_path_factory):
 def test_arrow_keys_stay_in_the_quiz_and_enter_answers(chromium, lab):  # noqa: F811
     page = chromium.new_page()
     page.goto(f"{lab}/run.ipynb")
-    page.locator(".jp-CodeCell .cm-content").first.click(timeout=60_000)
+    page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(timeout=60_000)
+    page.locator(".jp-CodeCell .cm-content").first.click()
     page.keyboard.press("Control+Enter")
     shown = page.locator(QUIZ)
     shown.wait_for(timeout=60_000)
