@@ -1,4 +1,4 @@
-"""A quiz in a real JupyterLab: in a cell that one runs, and in a notebook that JupyterLab does not trust."""
+"""A quiz in a real JupyterLab: in a notebook that it trusts, where scripts run, and in one that it does not."""
 
 import os
 import socket
@@ -9,6 +9,7 @@ from urllib.request import urlopen
 
 import nbformat
 import pytest
+from nbformat.sign import NotebookNotary
 from test_execute import wait_until
 from test_quiz import BANK
 from test_widgets import chromium, needs_browser  # noqa: F401
@@ -28,18 +29,18 @@ def answers(address: str) -> bool:
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """The address of a JupyterLab with two notebooks: `run` has a quiz to show, `stored` has one among its outputs."""
+    """The address of a JupyterLab with a quiz among the outputs of two notebooks: trusted, as if run here, and not."""
     root = tmp_path_factory.mktemp("lab")
     bank = root / "01-quiz.yml"
     bank.write_text(BANK, encoding="utf-8")
     output = nbformat.v4.new_output("display_data", {"text/html": quiz.html(quiz.read(bank))})
-    code = ("from pathlib import Path\nfrom medtutor import quiz\n"
-            "quiz.find = lambda _: Path('01-quiz.yml')\nquiz.show('01')")
-    books = {"run": [nbformat.v4.new_code_cell(code)],
-             "stored": [nbformat.v4.new_code_cell("1", execution_count=1, outputs=[output])]}
-    for name, cells in books.items():
-        more = [nbformat.v4.new_code_cell(str(number)) for number in range(3)]
-        nbformat.write(nbformat.v4.new_notebook(cells=cells + more, metadata=PYTHON), root / f"{name}.ipynb")
+    for name in ("trusted", "foreign"):
+        cells = [nbformat.v4.new_code_cell("1", execution_count=1, outputs=[output]), nbformat.v4.new_code_cell("2")]
+        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=PYTHON), root / f"{name}.ipynb")
+    (root / "data").mkdir()
+    notary = NotebookNotary(data_dir=str(root / "data"))
+    notary.sign(nbformat.read(root / "trusted.ipynb", as_version=4))
+    notary.store.close()
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     own = {f"JUPYTER_{part}_DIR": str(root / part.lower()) for part in ("CONFIG", "DATA", "RUNTIME")}
@@ -58,26 +59,24 @@ def lab(tmp_path_factory):
 @needs_browser
 def test_arrow_keys_stay_in_the_quiz_and_enter_answers(chromium, lab):  # noqa: F811
     page = chromium.new_page()
-    page.goto(f"{lab}/run.ipynb")
-    page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(timeout=60_000)
-    page.locator(".jp-CodeCell .cm-content").first.click()
-    page.keyboard.press("Control+Enter")
+    page.goto(f"{lab}/trusted.ipynb")
     shown = page.locator(QUIZ)
     shown.wait_for(timeout=60_000)
     assert shown.locator("math").count() == 6
-    shown.get_by_role("radio").first.focus()
-    page.keyboard.press("ArrowDown")
-    page.keyboard.press("Enter")
+    radios = shown.get_by_role("radio")
+    radios.first.press("ArrowDown")
+    assert radios.nth(1).is_checked()
+    radios.nth(1).press("Enter")
     assert shown.locator(".why").first.text_content().startswith("Right. ")
     assert shown.locator(".score").text_content() == "1 of 1 right at the first try; 1 to go."
-    assert page.evaluate("document.activeElement.type") == "radio"
+    assert page.locator(".jp-Cell").first.evaluate("cell => cell.classList.contains('jp-mod-active')")
     page.close()
 
 
 @needs_browser
 def test_without_trust_the_choices_open_and_formulas_are_set(chromium, lab):  # noqa: F811
     page = chromium.new_page()
-    page.goto(f"{lab}/stored.ipynb")
+    page.goto(f"{lab}/foreign.ipynb")
     shown = page.locator(QUIZ)
     shown.wait_for(timeout=60_000)
     assert shown.locator("script, style, input").count() == 0
