@@ -3,7 +3,6 @@
 (function () {
   document.querySelectorAll('.medtutor-quiz:not([data-ready])').forEach(function (root) {
     root.dataset.ready = 'true';
-    root.dataset.lmSuppressShortcuts = 'true'; // else the arrow keys move through the cells of JupyterLab
     root.querySelectorAll('[data-math]').forEach(function (formula) { formula.innerHTML = formula.dataset.math; });
     root.querySelector('.how').textContent = 'Choose an answer to see whether it is right, and why. ' +
       'With the keyboard, the arrow keys choose and Enter answers.';
@@ -58,6 +57,8 @@
       });
     });
 
+    // JupyterLab would use the keys to move through its cells; it asks the element that has the focus, none around it.
+    root.querySelectorAll('input, button').forEach(function (control) { control.dataset.lmSuppressShortcuts = 'true'; });
     again.addEventListener('click', function () {
       questions.forEach(function (question) {
         delete question.dataset.first;
