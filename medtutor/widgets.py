@@ -1,6 +1,7 @@
 """`explore`: a figure with controls that recomputes with a kernel and plays precomputed frames without one.
 
-Without a kernel the whole widget is one HTML fragment: pictures as data URIs, native controls, no request, no library.
+Without a kernel the whole widget is one HTML fragment: a still, all frames as one compressed sheet, native controls, no
+request, no library. The still and its caption are what shows where no script may run.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from hashlib import sha256
 from html import escape
+from importlib.resources import files
 
 import numpy as np
 
@@ -22,6 +24,8 @@ from medtutor import plot
 
 FRAMES = 120
 BYTES = 250_000
+PIXELS = 16_000_000
+"""The most that a browser must hold of one figure, 64 MB once decoded."""
 SIZES = ((1.0, None), (1.0, 75), (1.0, 55), (0.75, 60), (0.6, 55), (0.5, 50), (0.4, 45), (0.33, 35))
 """What is tried until all frames fit into BYTES: scale, and WebP quality (None: exact)."""
 
@@ -74,65 +78,37 @@ def live() -> bool:
 def render(draw: Callable, alt: str, caption: Callable[..., str], options: dict[str, list], first: dict,
            limit: int = BYTES) -> str:
     """The self-contained HTML of `explore`, every frame precomputed. The same content gives the same text."""
-    combinations = [dict(zip(options, c, strict=True)) for c in itertools.product(*options.values())]
-    frames, captions, kinds = [], [], set()
-    for combination in combinations:
-        values = {name: value for name, (_, value) in combination.items()}
-        frame, is_array = _frame(draw(**values))
-        frames.append(frame)
+    frames, captions = [], []
+    for combination in itertools.product(*options.values()):
+        values = {name: value for name, (_, value) in zip(options, combination, strict=True)}
+        frames.append(_frame(draw(**values)))
         captions.append(str(caption(**values)))
-        kinds.add((frame.size, is_array))
+    kinds = {(frame.size, is_array) for frame, is_array in frames}
     if len(kinds) > 1:
         raise ValueError(f"every frame of explore must have the same size, but draw returned {sorted(kinds)}")
-    (width, height), is_array = kinds.pop()
-    at = 0
+    (size, is_array), at = kinds.pop(), 0
     for name, values in options.items():
         at = at * len(values) + first[name]
-    data = {"alt": alt, "captions": captions, "labels": [[label for label, _ in v] for v in options.values()]}
-    sources, index = _unique(_compress(frames, limit - 4_000 - 2 * len(json.dumps(data))))
-    shown = _figure(sources[index[at]], f"{alt} {captions[at]}", captions[at], width, height, is_array)
-    # The frame in the <img> is not stored twice: the script takes it from there.
-    data |= {"first": index[at], "frames": sources[: index[at]] + [""] + sources[index[at] + 1 :], "index": index}
+    different, index = _unique([frame for frame, _ in frames])
+    controls = [{"name": name.replace("_", " "), "slider": _numeric(values), "first": first[name],
+                 "labels": [label for label, _ in values]} for name, values in options.items()]
+    data = {"alt": alt, "captions": captions, "controls": controls, "index": index}
+    for scale, quality in _sizes(different, limit):
+        tiles = [_scaled(frame, scale) for frame in different]
+        still = _figure(_uri(tiles[index[at]], quality), f"{alt} {captions[at]}", captions[at], *size, is_array)
+        html = _html(data | _sheet(tiles, quality), still)
+        if len(html.encode()) <= limit:
+            return html
+    raise ValueError(f"the {len(frames)} frames of explore do not fit into {BYTES // 1000} kB at any quality; "
+                     "use fewer values, a smaller figure or smoother pictures")
+
+
+def _html(data: dict, still: str) -> str:
     text = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
-    key = sha256((shown + text).encode()).hexdigest()[:16]
-    inputs = "".join(_control(name, values, first[name]) for name, values in options.items())
-    html = (f'<div class="medtutor-explore" data-medtutor="{key}" style="color:inherit;max-width:100%">{shown}'
-            f'<div class="medtutor-controls" hidden>{inputs}</div></div>'
-            f"<script>{SCRIPT.replace('KEY', json.dumps(key)).replace('DATA', text)}</script>")
-    if len(html.encode()) > limit:
-        raise ValueError(_too_heavy(len(frames)))
-    return html
-
-
-SCRIPT = """(function () {
-  var data = DATA;
-  document.querySelectorAll('[data-medtutor="' + KEY + '"]').forEach(function (root) {
-    if (root.dataset.ready) return;
-    root.dataset.ready = '1';
-    var picture = root.querySelector('img'), caption = root.querySelector('figcaption');
-    var inputs = Array.from(root.querySelectorAll('input, select')), frames = data.frames.slice();
-    frames[data.first] = picture.src;
-    function update() {
-      var at = 0;
-      inputs.forEach(function (input, i) {
-        var labels = data.labels[i], chosen = +input.value;
-        at = at * labels.length + chosen;
-        if (input.type === 'range') {
-          input.setAttribute('aria-valuetext', labels[chosen]);
-          input.nextElementSibling.textContent = labels[chosen];
-        }
-      });
-      picture.src = frames[data.index[at]];
-      picture.alt = data.alt + ' ' + data.captions[at];
-      if (caption.textContent !== data.captions[at]) caption.textContent = data.captions[at];
-    }
-    inputs.forEach(function (input) { input.addEventListener('input', update); });
-    root.querySelector('.medtutor-controls').hidden = false;
-    update();
-  });
-})();"""
-# Found by attribute, not by document.currentScript or an id: JupyterLab re-creates script elements, and the same widget
-# may be twice on a page. The controls stay hidden where no script runs, because they would do nothing.
+    key = sha256((still + text).encode()).hexdigest()[:16]
+    script = files("medtutor").joinpath("assets/explore.js").read_text(encoding="utf-8")
+    return (f'<div class="medtutor-explore" data-medtutor="{key}" style="color:inherit;max-width:100%">{still}</div>'
+            f"<script>{script.replace('KEY', json.dumps(key)).replace('DATA', text)}</script>")
 
 
 def _figure(source: str, alt: str, caption: str, width: int, height: int, is_array: bool) -> str:
@@ -142,20 +118,6 @@ def _figure(source: str, alt: str, caption: str, width: int, height: int, is_arr
             f'height="{round(wide * height / width)}" style="max-width:100%;height:auto;background:#fff;{pixels}">'
             f'<figcaption aria-live="polite" style="color:inherit;min-height:1.5em">{escape(caption)}</figcaption>'
             "</figure>")
-
-
-def _control(name: str, values: list[tuple], first: int) -> str:
-    label = escape(name.replace("_", " "))
-    row = "display:flex;gap:.6em;align-items:center;min-height:2.4em;flex-wrap:wrap"
-    if _numeric(values):
-        return (f'<label style="{row}"><span style="min-width:7em">{label}</span>'
-                f'<input type="range" min="0" max="{len(values) - 1}" step="1" value="{first}" autocomplete="off" '
-                f'aria-valuetext="{escape(values[first][0])}" style="flex:1 1 9em;max-width:24em;min-height:1.8em">'
-                f'<span aria-hidden="true" style="min-width:3em">{escape(values[first][0])}</span></label>')
-    choices = "".join(f'<option value="{i}"{" selected" * (i == first)}>{escape(v)}</option>'
-                      for i, (v, _) in enumerate(values))
-    return (f'<label style="{row}"><span style="min-width:7em">{label}</span>'
-            f'<select autocomplete="off" style="font:inherit;min-height:1.8em">{choices}</select></label>')
 
 
 def _live(draw: Callable, alt: str, caption: Callable[..., str], options: dict[str, list], first: dict):
@@ -230,48 +192,55 @@ def _frame(drawn):
     return Image.fromarray(array).convert("RGB"), True
 
 
-def _compress(frames: list, budget: int) -> list[str]:
-    """Every frame as a data URI, at the first of SIZES whose sum is within `budget` characters.
+def _sizes(frames: list, limit: int):
+    """Those of SIZES that may fit into `limit`. A few frames decide, since encoding is what costs time.
 
-    A few frames decide which sizes are worth trying on all of them, since encoding is what costs time.
+    Frames that resemble each other take less in one sheet than each alone, so the estimate is generous.
     """
-    different = list({frame.tobytes(): frame for frame in frames}.values())
-    sample = different[:: max(1, len(different) // 3)][:4]
+    sample = frames[:: max(1, len(frames) // 3)][:4]
     for scale, quality in SIZES:
-        mean = sum(len(_uri(frame, quality, scale)) for frame in sample) / len(sample)
-        if mean * len(different) > 1.15 * budget:
-            continue
-        sources = {frame.tobytes(): _uri(frame, quality, scale) for frame in different}
-        if sum(map(len, sources.values())) <= budget:
-            return [sources[frame.tobytes()] for frame in frames]
-    raise ValueError(_too_heavy(len(frames)))
+        mean = sum(len(_uri(_scaled(frame, scale), quality)) for frame in sample) / len(sample)
+        pixels = math.prod(frames[0].size) * scale**2 * len(frames)
+        if mean * len(frames) < (2 if quality else 8) * limit and (pixels <= PIXELS or scale == SIZES[-1][0]):
+            yield scale, quality
 
 
-def _uri(frame, quality: int | None, scale: float = 1.0) -> str:
+def _scaled(frame, scale: float):
+    from PIL import Image
+
+    return frame.resize([max(1, round(side * scale)) for side in frame.size], Image.Resampling.LANCZOS)
+
+
+def _sheet(tiles: list, quality: int | None) -> dict:
+    """All tiles in one picture that is about square, with what the script must know to find them."""
+    from PIL import Image
+
+    width, height = tiles[0].size
+    columns = min(len(tiles), max(1, round(math.sqrt(len(tiles) * height / width))))
+    sheet = Image.new("RGB", (columns * width, math.ceil(len(tiles) / columns) * height))
+    for i, tile in enumerate(tiles):
+        sheet.paste(tile, (i % columns * width, i // columns * height))
+    return {"width": width, "height": height, "columns": columns, "sheet": _uri(sheet, quality)}
+
+
+def _uri(picture, quality: int | None) -> str:
     """A WebP file: exact without `quality`; with it the smaller of lossy and (for drawings) 64 colours, lossless."""
     from PIL import Image
 
-    if scale != 1:
-        frame = frame.resize([max(1, round(side * scale)) for side in frame.size], Image.Resampling.LANCZOS)
-    versions = [(frame, {"quality": quality} if quality else {"lossless": True})]
-    if quality and frame.getcolors(4096):
-        few = frame.quantize(64, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).convert("RGB")
+    versions = [(picture, {"quality": quality} if quality else {"lossless": True})]
+    if quality and picture.getcolors(4096):
+        few = picture.quantize(64, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).convert("RGB")
         versions.append((few, {"lossless": True}))
     encoded = []
-    for picture, options in versions:
+    for version, options in versions:
         buffer = io.BytesIO()
-        picture.save(buffer, format="webp", method=4, **options)
+        version.save(buffer, format="webp", method=4, **options)
         encoded.append(buffer.getvalue())
     return "data:image/webp;base64," + b64encode(min(encoded, key=len)).decode("ascii")
 
 
-def _unique(sources: list[str]) -> tuple[list[str], list[int]]:
+def _unique(frames: list) -> tuple[list, list[int]]:
     """The different frames, and for every combination which of them it shows."""
-    kept = list(dict.fromkeys(sources))
-    place = {source: i for i, source in enumerate(kept)}
-    return kept, [place[source] for source in sources]
-
-
-def _too_heavy(count: int) -> str:
-    return (f"the {count} frames of explore do not fit into {BYTES // 1000} kB at any quality; "
-            "use fewer values, a smaller figure or smoother pictures")
+    kept = {frame.tobytes(): frame for frame in frames}
+    place = {content: i for i, content in enumerate(kept)}
+    return list(kept.values()), [place[frame.tobytes()] for frame in frames]

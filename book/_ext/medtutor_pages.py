@@ -1,11 +1,12 @@
 """Directives for the pages around the chapters: paper index, claims ledger, executions, datasets, patient gallery.
 
 All of them read executed notebooks, book/papers.yml, the dataset catalogue and the phantom when the site is built;
-nothing is kept beside these. Tables are plain HTML with captions and scopes, in a box that scrolls on a narrow screen.
+nothing is kept beside these. Tables are plain HTML with captions and scopes; on a narrow screen wide ones are stacked.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from html import escape
 from pathlib import Path
@@ -68,24 +69,37 @@ def table(caption: str, head: list[str], rows: list[list[str]], kind: str = "", 
 
     Tables with the same `tools` share one filter (see `tools_for`), which reads `facts`, one dict a row.
     """
-    columns = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
+    columns = "".join(f'<th role="columnheader" scope="col">{escape(name)}</th>' for name in head)
     marks = [{}] * len(rows) if facts is None else facts
     body = "".join(
-        "<tr" + "".join(f' data-{key}="{escape(str(value))}"' for key, value in mark.items())
-        + f'><th scope="row">{first}</th>' + "".join(f"<td>{cell}</td>" for cell in rest) + "</tr>"
+        '<tr role="row"' + "".join(f' data-{key}="{escape(str(value))}"' for key, value in mark.items())
+        + f'><th role="rowheader" scope="row">{first}</th>'
+        + "".join(f'<td role="cell" data-label="{escape(name)}">{cell}</td>'
+                  for name, cell in zip(head[1:], rest, strict=True)) + "</tr>"
         for mark, (first, *rest) in zip(marks, rows, strict=True)
     )
-    group = f' data-tools="{tools}"' if tools else ""
+    group, stack = f' data-tools="{tools}"' if tools else "", " stack" if len(head) > 3 else ""
+    # The roles say what browsers forget where a style sheet stacks the cells of a row on a narrow screen.
     return (
-        f'<div class="table-scroll" tabindex="0" role="region" aria-label="{escape(caption)}">'
-        f'<table class="measured {kind}"{group}><caption>{escape(caption)}</caption>'
-        f"<thead><tr>{columns}</tr></thead><tbody>{body}</tbody></table></div>"
+        f'<div class="table-scroll"><table role="table" class="measured {kind}{stack}"{group}>'
+        f'<caption>{escape(caption)}</caption><thead role="rowgroup"><tr role="row">{columns}</tr></thead>'
+        f'<tbody role="rowgroup">{body}</tbody></table></div>'
     )
 
 
-def tools_for(tools: str, noun: str, *menus: str) -> nodes.raw:
-    """Where book/assets/tables.js puts a search field and `menus`, the facts by which rows can be chosen."""
-    return html(f'<div class="table-tools" data-for="{tools}" data-noun="{noun}" data-menus="{" ".join(menus)}"></div>')
+def tools_for(tools: str, noun: str, facts: list[dict], *menus: str) -> nodes.raw:
+    """A search field, and one menu for each of `menus`, facts by which rows are chosen; book/assets/tables.js listens.
+
+    They are part of the page, so that nothing moves when the script starts, and hidden where no script may run.
+    """
+    fields = ['<label>Find<input type="search" autocomplete="off"></label>']
+    for name in menus:
+        values = sorted({str(fact[name]) for fact in facts})
+        options = "".join(f'<option value="{escape(value)}">{escape(value)}</option>' for value in values)
+        fields.append(f'<label>{name.capitalize()}<select name="{name}" autocomplete="off">'
+                      f'<option value="">all</option>{options}</select></label>')
+    return html(f'<div class="table-tools pst-js-only" data-for="{tools}" data-noun="{noun}">{"".join(fields)}'
+                f'<p role="status">{len(facts)} of {len(facts)} {noun}</p></div>')
 
 
 def link(href: str, text: str) -> str:
@@ -109,18 +123,22 @@ class PapersIndex(Page):
         written = {label: stem for stem, book in self.notebooks().items() for label in labels(book)}
         papers, chapters = {row["n"]: row for row in self.rows("papers.yml")}, self.rows("chapters.yml")
         done = sum(row["id"] in written for row in papers.values())
+        every = [fact for c in chapters for fact in self.facts(c, [papers[n] for n in c["papers"]], written)]
         sections = [nodes.paragraph(text=f"{done} of {len(papers)} papers have their section so far; the others are "
-                                         "planned."), tools_for("papers", "papers", "status", "chapter", "year")]
+                                         "planned."), tools_for("papers", "papers", every, "status", "chapter", "year")]
         for number, part in enumerate(dict.fromkeys(chapter["part"] for chapter in chapters), start=1):
             tables = [self.chapter(c, [papers[n] for n in c["papers"]], written) for c in chapters if c["part"] == part]
             sections.append(self.section(part, f"papers-part-{number}", "".join(tables)))
         return sections
 
+    def facts(self, chapter: dict, papers: list[dict], written: dict[str, str]) -> list[dict]:
+        return [{"status": "written" if paper["id"] in written else "planned", "chapter": chapter["number"],
+                 "year": paper["year"], "words": paper["id"]} for paper in papers]
+
     def chapter(self, chapter: dict, papers: list[dict], written: dict[str, str]) -> str:
-        facts = [{"status": "written" if paper["id"] in written else "planned", "chapter": chapter["number"],
-                  "year": paper["year"], "words": paper["id"]} for paper in papers]
         return table(f"{chapter['number']}  {chapter['title']}", ["Paper", "Section", "Cited as", "Sources"],
-                     [self.row(paper, written) for paper in papers], "papers", "papers", facts)
+                     [self.row(paper, written) for paper in papers], "papers", "papers",
+                     self.facts(chapter, papers, written))
 
     def row(self, paper: dict, written: dict[str, str]) -> list[str]:
         about = f"{escape(paper['authors'])}, {paper['year']}. {escape(paper['venue'])}."
@@ -156,7 +174,7 @@ class ClaimsLedger(Page):
         head = ["Claim", "Chapter", "Verdict", "Published", "Measured here"]
         every = table("Every claim: experiments first, then facts, chapter by chapter", head, rows, "ledger", "claims",
                       facts)
-        return [html(summary), tools_for("claims", "claims", "chapter", "verdict", "paper"), html(every)]
+        return [html(summary), tools_for("claims", "claims", facts, "chapter", "verdict", "paper"), html(every)]
 
     def row(self, stem: str, claim: dict) -> list[str]:
         measured = f"{escape(claim['metric'])}: {escape(Claim(**claim).numbers())}"
@@ -193,7 +211,7 @@ class Executions(Page):
 
 
 class ChapterFacts(Page):
-    """One line at the top of a chapter: measured time and memory, and what it needs to download.
+    """One line at the top of a chapter: measured time and memory, what it downloads, and the size of its real data.
 
     The argument is the number of a chapter, by default of the one in which the directive stands.
     """
@@ -202,14 +220,26 @@ class ChapterFacts(Page):
 
     def content_nodes(self):
         number = self.arguments[0].zfill(2) if self.arguments else Path(self.env.docname).name[:2]
-        facts = next((notebook.execution(b) for stem, b in self.notebooks().items() if stem[:2] == number), {})
+        book = next((book for stem, book in self.notebooks().items() if stem[:2] == number), None)
+        facts = notebook.execution(book) if book else {}
         if not facts:
             return [nodes.paragraph(text="Not executed yet.", classes=["chapter-facts"])]
         size = facts.get("download_mb", 0)
-        need = f"downloads {size:,.0f} MB" if size else "no download"
+        need = f"downloads {size:,.0f} MB" if size else "nothing to download"
         text = f"{minutes(facts)}, {facts['peak_memory_mb']:,} MB of memory, {need}"
         return [html(f'<p class="chapter-facts"><strong>Measured (profile {escape(facts["profile"])}):</strong> '
-                     f"{escape(text)}.</p>")]
+                     f"{escape(text)}.{self.real(book)}</p>")]
+
+    def real(self, book) -> str:
+        """What the section on real data asks for: `lab.real` names its dataset, the catalogue its size."""
+        from medtutor.data import find
+
+        called = re.search(r'lab\.real\(\s*"([\w-]+)"', "\n".join(cell.source for cell in book.cells))
+        if not called:
+            return ""
+        entry = find(called[1])
+        return (f" On real data, if you like: {link(self.href('book/data'), entry.title)}, "
+                f"{escape(entry.size_text())}.")
 
 
 class DatasetCatalogue(Page):

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import os
 from html import escape
 from pathlib import Path
 
+import yaml
 from docutils import nodes
+from sphinx.errors import ExtensionError
+
+from medtutor import pdf
 
 
 def local_files(app, config) -> None:
-    """Formulas and letters come from the copies in the site, where medtutor.site could put them there."""
-    if (Path(app.srcdir) / "_assets" / "vendor" / "mathjax").is_dir():  # paths are as seen from _static/
-        config.mathjax_path = "../vendor/mathjax/tex-chtml.js"
+    """Letters come from the copies in the site, where medtutor.site could put them there; formulas are set after this.
+
+    The three fonts that every page shows are asked for before anything refers to them.
+    """
+    config.medtutor_local = (Path(app.srcdir) / "_assets" / "vendor" / "fonts").is_dir()
+    if config.medtutor_local:  # paths are as seen from _static/
         app.add_css_file("../vendor/fonts/fonts.css", priority=400)
 
 
 def needed_scripts(app, pagename, templatename, context, doctree) -> None:
-    """Leave MathJax to pages with formulas, and drop sphinx-thebe, which jupyter-book adds to every page: it is not
-    used here, names a foreign address and raises an error."""
+    """Leave MathJax to pages whose formulas are not set in advance, and drop sphinx-thebe, which jupyter-book adds to
+    every page: it is not used here, names a foreign address and raises an error."""
     formulas = doctree and any(isinstance(node, (nodes.math, nodes.math_block)) for node in doctree.findall())
-    unused = ["thebe"] if formulas else ["thebe", "mathjax"]
+    unused = ["thebe"] if formulas and not app.config.medtutor_local else ["thebe", "mathjax"]
 
     def wanted(script) -> bool:
         text = f"{script} {getattr(script, 'attributes', '')}".lower()
@@ -33,11 +41,49 @@ UNHELPFUL = (' role="doc-biblioentry"', ' role="doc-backlink"', ' role="list" cl
              ' aria-label="Toggle hidden content"')
 
 
+#: The fonts that a first screen shows: text, headings, code.
+LETTERS = [f"vendor/fonts/files/source-{name}-latin-wght-normal.woff2" for name in ("sans-3", "serif-4", "code-pro")]
+
+
 def finish_page(app, pagename, templatename, context, doctree) -> None:
     """Take UNHELPFUL attributes from the body of a page, and give the template the public address for the card."""
     context["html_baseurl"] = app.config.html_baseurl
+    context["local_fonts"] = LETTERS if app.config.medtutor_local else []
     for attributes in UNHELPFUL if "body" in context else ():
         context["body"] = context["body"].replace(attributes, "")
+
+
+def download_pdf(app, pagename, templatename, context, doctree) -> None:
+    """Offer the PDFs of the page and of the book instead of the browser's print, where medtutor.site prints them."""
+    for group in context.get("header_buttons", []):
+        if os.environ.get("MEDTUTOR_PDF") and group.get("label") == "download-buttons":
+            group["buttons"] = [button for button in group["buttons"] if button["label"] != "download-pdf-button"]
+            for text, name in ((".pdf", pdf.path(pagename)), ("whole book, .pdf", f"{pdf.FOLDER}/{pdf.BOOK}")):
+                group["buttons"].append({"type": "link", "url": context["pathto"](name, 1), "text": text, "tooltip": "",
+                                         "icon": "fas fa-file-pdf", "label": "download-pdf-button"})
+
+
+def moved_pages(app, error) -> None:
+    """Write a page that leads on for each row of book/moved.yml, `old: new`, both as `book/name`."""
+    if error or app.builder.name != "html":
+        return
+    rows = yaml.safe_load(Path(app.srcdir, "book", "moved.yml").read_text(encoding="utf-8")) or {}
+    for old, new in rows.items():
+        page = Path(app.outdir, f"{old}.html")
+        if page.exists() or not Path(app.outdir, f"{new}.html").exists():
+            raise ExtensionError(f"book/moved.yml: {old} must be no page and {new} must be one")
+        page.parent.mkdir(parents=True, exist_ok=True)
+        there = app.builder.get_relative_uri(old, new)
+        page.write_text(MOVED.format(there=escape(there), public=escape(f"{app.config.html_baseurl}{new}.html")),
+                        encoding="utf-8")
+
+
+#: The address of a section, behind the #, goes along.
+MOVED = """<!doctype html><html lang="en"><meta charset="utf-8"><title>This page has moved</title>
+<link rel="canonical" href="{public}"><script>location.replace("{there}" + location.hash)</script>
+<meta http-equiv="Refresh" content="0; url={there}"><main><h1>This page has moved</h1>
+<p>It is now <a href="{there}">here</a>.</p></main></html>
+"""
 
 
 def sitemap(app, error) -> None:
@@ -52,8 +98,11 @@ def sitemap(app, error) -> None:
 
 
 def setup(app) -> dict:
+    app.add_config_value("medtutor_local", False, "env")
     app.connect("config-inited", local_files)
     app.connect("html-page-context", needed_scripts, priority=900)
     app.connect("html-page-context", finish_page)
+    app.connect("html-page-context", download_pdf, priority=900)
     app.connect("build-finished", sitemap)
+    app.connect("build-finished", moved_pages)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

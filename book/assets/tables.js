@@ -3,17 +3,12 @@
 (() => {
   const plain = (text) => text.toLowerCase().normalize("NFKD").replace(/\p{M}/gu, "");
 
-  function element(name, attributes, ...children) {
-    const made = document.createElement(name);
-    Object.entries(attributes).forEach(([key, value]) => made.setAttribute(key, value));
-    made.append(...children);
-    return made;
-  }
-
   function sortable(table) {
     const heads = [...table.tHead.rows[0].cells], body = table.tBodies[0], first = [...body.rows];
     heads.forEach((head, column) => {
-      const button = element("button", { type: "button" }, head.textContent);
+      const button = document.createElement("button");
+      button.type = "button";
+      button.textContent = head.textContent;
       head.replaceChildren(button);
       button.addEventListener("click", () => {
         const next = { none: "ascending", ascending: "descending", descending: "none" }[head.ariaSort ?? "none"];
@@ -31,14 +26,8 @@
     const tables = [...document.querySelectorAll(`table[data-tools="${tools.dataset.for}"]`)];
     const rows = tables.flatMap((table) => [...table.tBodies[0].rows]);
     const words = new Map(rows.map((row) => [row, plain(`${row.textContent} ${row.dataset.words ?? ""}`)]));
-    const find = element("input", { type: "search", autocomplete: "off" });
-    const menus = tools.dataset.menus.split(" ").map((name) => {
-      const values = [...new Set(rows.map((row) => row.dataset[name]))];
-      const menu = element("select", { name }, element("option", { value: "" }, "all"));
-      menu.append(...values.sort().map((value) => element("option", { value }, value)));
-      return menu;
-    });
-    const count = element("p", { role: "status" });
+    const find = tools.querySelector("input"), menus = [...tools.querySelectorAll("select")];
+    const count = tools.querySelector("[role=status]");
 
     function show() {
       const wanted = plain(find.value).split(/\s+/).filter(Boolean);
@@ -54,8 +43,6 @@
       count.textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length} ${tools.dataset.noun}`;
     }
 
-    tools.append(element("label", {}, "Find", find),
-      ...menus.map((menu) => element("label", {}, menu.name[0].toUpperCase() + menu.name.slice(1), menu)), count);
     // A link such as claims.html?verdict=reversed opens the table with that choice.
     const asked = new URLSearchParams(location.search);
     menus.forEach((menu) => { menu.value = asked.get(menu.name) ?? ""; if (menu.selectedIndex < 0) menu.value = ""; });

@@ -131,6 +131,8 @@
   document.querySelectorAll('[data-medtutor="' + KEY + '"]').forEach(function (root) {
     if (root.dataset.ready) return;
     root.dataset.ready = "waiting";
+    // JupyterLab would take the arrow keys for itself.
+    root.addEventListener("keydown", function (event) { event.stopPropagation(); });
     new IntersectionObserver(function (entries, observer) {  // a figure far down the page costs nothing yet
       if (!entries.some(function (entry) { return entry.isIntersecting; })) return;
       observer.disconnect();

@@ -94,13 +94,13 @@ def browser():
 
 @pytest.fixture
 def open_page(browser, site, address):
-    """`open_page(name, size, scheme)`: the page with nothing but the site in reach.
+    """`open_page(name, size, scheme)`: the page with nothing but the site in reach; `before` is a script of its own.
 
     `page.problems` lists requests to other hosts, failed requests, uncaught errors and messages of kind error.
     """
     contexts = []
 
-    def opened(name, size="desktop", scheme="light", at=address, **options):
+    def opened(name, size="desktop", scheme="light", at=address, before="", **options):
         w, h = SIZES[size]
         context = browser.new_context(viewport={"width": w, "height": h}, color_scheme=scheme, **options)
         contexts.append(context)
@@ -116,6 +116,7 @@ def open_page(browser, site, address):
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
         page.on("response", lambda r: problems.append(f"{r.status} {r.url}") if r.status >= 400 else None)
+        page.add_init_script(before)
         page.goto(f"{at}/{name}.html", wait_until="load")
         page.problems = problems
         return page

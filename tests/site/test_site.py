@@ -124,8 +124,55 @@ def test_search_is_offered_once(pages, site):
         assert len(soup.select("button.search-button-field")) == 1, path.name
 
 
+CONFIG = yaml.safe_load((notebook.book_root() / "_config.yml").read_text(encoding="utf-8"))
+
+
+def test_chapters_are_opened_and_downloaded_at_the_addresses_of_the_one_setting(pages, site):
+    repository, branch = CONFIG["repository"]["url"], CONFIG["repository"]["branch"]
+    owner, name = repository.split("/")[-2:]
+    chapters = [path.relative_to(site).with_suffix(".ipynb").as_posix() for path in content(pages, site)
+                if path.parent.name == "chapters"]
+    assert chapters
+    for chapter in chapters:
+        links = {a["href"] for a in pages[site / chapter.replace(".ipynb", ".html")].find_all("a", href=True)}
+        assert f"https://colab.research.google.com/github/{owner}/{name}/blob/{branch}/{chapter}" in links
+        assert f"https://mybinder.org/v2/gh/{owner}/{name}/{branch}?urlpath=lab/tree/{chapter}" in links
+        assert f"../_sources/{chapter}" in links
+        assert (site / "_sources" / chapter).read_bytes() == (notebook.book_root() / chapter).read_bytes()
+
+
+def test_every_mention_of_the_repository_is_the_one_of_the_setting():
+    root, repository = notebook.book_root(), CONFIG["repository"]["url"]
+    for path in [*root.glob("book/*.md"), root / "pyproject.toml", root / "CITATION.cff", root / "LICENSE-text"]:
+        found = re.findall(r"https://github\.com/[\w-]+/medtutor\b", path.read_text(encoding="utf-8"))
+        assert set(found) <= {repository}, path.name
+
+
+def test_a_chapter_says_what_it_takes(pages, site):
+    for path, soup in content(pages, site).items():
+        if path.parent.name == "chapters":
+            facts = soup.select_one(".chapter-facts").text
+            assert re.search(r"[\d.]+ (min|s), [\d,]+ MB of memory, (nothing to download|downloads [\d,]+ MB)\.", facts)
+            assert re.search(r"On real data, if you like: .+, ([\d.]+ MB|size unknown)\.$", facts), path.name
+
+
+def test_other_addresses_lead_on(open_page, site):
+    moved = yaml.safe_load((notebook.book_root() / "book" / "moved.yml").read_text(encoding="utf-8"))
+    assert moved
+    for old, new in moved.items():
+        page = open_page(old)
+        page.wait_for_url(f"**/{new}.html")
+        assert page.locator("h1").is_visible()
+        assert page.problems == []
+    page = open_page("404")
+    page.goto(page.url.replace("404.html", "book/executions.html#versions"))
+    page.wait_for_url("**/book/status.html#versions")
+    page = open_page("book/executions", java_script_enabled=False)
+    page.wait_for_url("**/book/status.html")
+
+
 def test_the_site_can_be_found_and_shared(pages, site):
-    base = yaml.safe_load((notebook.book_root() / "_config.yml").read_text(encoding="utf-8"))["html"]["baseurl"]
+    base = CONFIG["html"]["baseurl"]
     listed = re.findall("<loc>(.*?)</loc>", (site / "sitemap.xml").read_text(encoding="utf-8"))
     assert set(listed) == {f"{base}{p.relative_to(site).as_posix()}" for p in content(pages, site)}
     for path, soup in content(pages, site).items():
