@@ -8,6 +8,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 import nbformat
+import psutil
 import pytest
 from nbformat.sign import NotebookNotary
 from test_execute import wait_until
@@ -52,7 +53,9 @@ def lab(tmp_path_factory):
         wait_until(lambda: answers(f"http://127.0.0.1:{port}"), seconds=60)
         yield f"http://127.0.0.1:{port}/doc/tree"
     finally:
-        server.terminate()
+        # Asked to stop while a kernel starts, the server may wait for ever.
+        for process in [*psutil.Process(server.pid).children(recursive=True), server]:
+            process.kill()
         server.wait()
 
 
