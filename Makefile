@@ -6,7 +6,7 @@ EXTRAS   ?= book,test
 
 BIN   := .venv/bin
 STAMP := .venv/.stamp
-# Two torch processes on two cores that both use two threads are many times slower than with one each.
+# Two torch processes on two cores are fastest with one thread each.
 PARALLEL := env OMP_NUM_THREADS=1 MEDTUTOR_LIVE=0
 NBVAL    := --nbval-lax --nbval-cell-timeout=120 -p no:cacheprovider
 

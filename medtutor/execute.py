@@ -61,9 +61,31 @@ def run(path: Path, parameters: dict[str, object], folder: Path, *, save: bool =
 def _papermill(path: Path, executed: Path, parameters: dict, timeout: int) -> None:
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from papermill.engines import NBClientEngine, papermill_engines
 
+    class Sparing(NBClientEngine):
+        """papermill writes the whole notebook before and after each cell: a sixth of a chapter's time in `smoke`."""
+
+        @classmethod
+        def execute_managed_notebook(cls, nb_man, *args, **kwargs):
+            always, written = nb_man.save, time.monotonic()
+
+            def save(**changed):
+                nonlocal written
+                if time.monotonic() - written > 5:
+                    always(**changed)
+                    written = time.monotonic()
+
+            nb_man.save = save
+            try:
+                return super().execute_managed_notebook(nb_man, *args, **kwargs)
+            finally:
+                del nb_man.save  # what follows writes the last state, also of a run that failed
+
+    papermill_engines.register("sparing", Sparing)
     try:
         papermill.execute_notebook(str(path), str(executed), parameters=parameters, kernel_name="python3",
+                                   engine_name="sparing",
                                    execution_timeout=timeout, progress_bar=True, cwd=str(notebook.book_root()),
                                    # ipykernel's own log: a notice about TCP in every run, tracebacks in a stopped one
                                    extra_arguments=["--log-level=CRITICAL"])

@@ -17,6 +17,7 @@ is right.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import re
 import runpy
 from collections.abc import Callable
@@ -96,6 +97,11 @@ def check(identifier: str, answer) -> Feedback:
     except (Exception, SystemExit) as error:  # a student's function may raise anything: that is an answer too
         return Feedback(False, f"Your answer raised {type(error).__name__}: {error}. "
                                "Run it by itself on a small input and look at the last line of the message.")
+
+
+def student_seed(student: str, exercise: str) -> int:
+    """The seed of the data that `student` gets in `exercise`: the same on every machine, another for everybody else."""
+    return int(hashlib.sha256(f"{student}/{exercise}".encode()).hexdigest()[:8], 16)
 
 
 def expect_type(answer, kind: type | tuple[type, ...], what: str = "your answer") -> None:

@@ -13,10 +13,12 @@ import tempfile
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
-
-import nbformat
+from typing import TYPE_CHECKING
 
 from medtutor.claims import MIME as CLAIM_MIME
+
+if TYPE_CHECKING:
+    import nbformat  # takes 1.5 s (a grammar for addresses is compiled), and every chapter imports this module
 
 GLUE_PREFIX = "application/papermill.record/"
 #: The budgets of the parameter `profile`.
@@ -62,6 +64,8 @@ def find(chapter: str) -> Path:
 
 def read(path: str | Path) -> nbformat.NotebookNode:
     """The notebook at `path`, nbformat 4. Raises ValueError for a file that is not a notebook."""
+    import nbformat
+
     try:
         return nbformat.read(path, as_version=4)
     except FileNotFoundError:
@@ -72,6 +76,8 @@ def read(path: str | Path) -> nbformat.NotebookNode:
 
 def write(book: nbformat.NotebookNode, path: str | Path) -> None:
     """Write atomically: a reader sees the old notebook or the new one, never half of one."""
+    import nbformat
+
     path = Path(path)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".ipynb")
     try:

@@ -45,18 +45,23 @@ def stage(root: Path, to: Path, executed: Path | None = None, profile: str = "cp
             shutil.copy2(root / part, to / part)
     fresh = []
     for stored in sorted((to / "chapters").glob("[0-9][0-9]-*.ipynb")):
-        copy = executed / f"{stored.stem}-{profile}.ipynb" if executed else None
-        if copy is None or not copy.exists():
-            continue
-        book = notebook.read(copy)
-        if notebook.fingerprint(book) != notebook.fingerprint(notebook.read(stored)):
-            print(f"{copy} was executed from another source than {stored.name}: stored outputs are used")
-            continue
+        copy, book = executed / f"{stored.stem}-{profile}.ipynb" if executed else None, notebook.read(stored)
+        if copy and copy.exists():
+            run = notebook.read(copy)
+            if notebook.fingerprint(run) == notebook.fingerprint(book):
+                book = run
+                fresh.append(stored.stem)
+            else:
+                print(f"{copy} was executed from another source than {stored.name}: stored outputs are used")
         for cell in book.cells:
             if "injected-parameters" in notebook.tags(cell):
                 cell.metadata["tags"] = ["injected-parameters", "remove-cell"]
+        for output in notebook.outputs(book):
+            for mime in output.get("data", {}):
+                if mime.startswith(notebook.GLUE_PREFIX):
+                    # myst-nb reads a glued text as a Python literal: without quotes "+0.100" becomes 0.1
+                    output.data[mime] = repr(output.data[mime])
         notebook.write(book, stored)
-        fresh.append(stored.stem)
     return fresh
 
 

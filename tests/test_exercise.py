@@ -149,3 +149,10 @@ def test_expect_shape(answer, shape, good):
 ])
 def test_same(a, b, equal):
     assert exercise.same(a, b) is equal
+
+
+def test_a_student_and_an_exercise_decide_the_seed_of_personal_data():
+    seed = exercise.student_seed("ada", "01.2")
+    assert seed == exercise.student_seed("ada", "01.2") == 0x071BC7BA
+    assert len({seed, exercise.student_seed("bob", "01.2"), exercise.student_seed("ada", "01.3")}) == 3
+    assert 0 <= seed < 2**32

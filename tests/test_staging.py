@@ -1,6 +1,7 @@
 """The site is built from a copy in which fresh executions replace stored outputs, and only where they belong."""
 
 import json
+from ast import literal_eval
 
 import nbformat
 import pytest
@@ -111,3 +112,15 @@ def test_npm_packages_are_pinned_with_hashes_and_without_hosts():
         assert lock[f"node_modules/{name}"]["version"] == version
     assert all(entry["integrity"].startswith("sha512-") for path, entry in lock.items() if path)
     assert not [path for path, entry in lock.items() if "resolved" in entry], "see .npmrc"
+
+
+def test_glued_numbers_keep_their_form(book, tmp_path):
+    """myst-nb evaluates what was glued: +0.100 would be shown as 0.1."""
+    path = book / "chapters" / "01-a.ipynb"
+    stored = nbformat.read(path, 4)
+    stored.cells[-1].outputs = [v4.new_output("display_data", {notebook.GLUE_PREFIX + "text/plain": "+0.100"},
+                                              metadata={"scrapbook": {"name": "gap"}})]
+    nbformat.write(stored, path)
+    site.stage(book, tmp_path / "staged")
+    staged = notebook.read(tmp_path / "staged" / "chapters" / "01-a.ipynb")
+    assert literal_eval(notebook.glued(staged)["gap"]) == "+0.100"

@@ -138,7 +138,7 @@ def test_twins_are_decided_by_the_pair_alone(ch):
     same, other = total[cohort.label == 1].mean(0), total[cohort.label == 0].mean(0)
     assert cohort.label.double().mean() == pytest.approx(0.5, abs=0.04)
     assert (same - other).abs().max() < 0.6
-    left = cohort.image[..., :3].square().sum((1, 2, 3)) > cohort.image[..., 3:].square().sum((1, 2, 3))
+    left = cohort.image[..., :2].square().sum((1, 2, 3)) > cohort.image[..., 2:].square().sum((1, 2, 3))
     assert left.double().mean() == pytest.approx(0.5, abs=0.05)
 
 
