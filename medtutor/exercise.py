@@ -107,6 +107,23 @@ def student_seed(student: str, exercise: str) -> int:
     return int(hashlib.sha256(f"{student}/{exercise}".encode()).hexdigest()[:8], 16)
 
 
+def ask(function, *given, none_is_right: bool = False, **options):
+    """What the student's function returns for `given`, of whose tensors it gets copies.
+
+    Raises Wrong where it is no function, is not written yet, or returns nothing, which `none_is_right` allows.
+    """
+    if not callable(function):
+        raise Wrong("Hand in the function itself, by its name and without brackets.")
+    try:
+        answer = function(*(x.clone() if isinstance(x, torch.Tensor) else x for x in given), **options)
+    except NotImplementedError:
+        raise Wrong("There is no answer yet. Put your code in the place of `raise NotImplementedError()`, and run that "
+                    "cell and this one.") from None
+    if answer is None and not none_is_right:
+        raise Wrong(f"`{getattr(function, '__name__', 'your function')}` returns nothing. Does it end with `return`?")
+    return answer
+
+
 def expect_type(answer, kind: type | tuple[type, ...], what: str = "your answer") -> None:
     """Raise Wrong where `answer` is not a `kind`. A bool is not taken for a number."""
     kinds = kind if isinstance(kind, tuple) else (kind,)
