@@ -94,11 +94,14 @@ def render(draw: Callable, alt: str, caption: Callable[..., str], options: dict[
                  "labels": [label for label, _ in values]} for name, values in options.items()]
     data = {"alt": alt, "captions": captions, "controls": controls, "index": index}
     for scale, quality in _sizes(different, limit):
-        tiles = [_scaled(frame, scale) for frame in different]
-        still = _figure(_uri(tiles[index[at]], quality), f"{alt} {captions[at]}", captions[at], *size, is_array)
-        html = _html(data | _sheet(tiles, quality), still)
-        if len(html.encode()) <= limit:
-            return html
+        sheet = _sheet([_scaled(frame, scale) for frame in different], quality)
+        if len(sheet["sheet"]) <= limit:
+            # The still stands for a moment, or where no script runs.
+            source = _uri([_scaled(different[index[at]], scale)], min(quality or 60, 60))
+            still = _figure(source, f"{alt} {captions[at]}", captions[at], *size, is_array)
+            html = _html(data | sheet, still)
+            if len(html.encode()) <= BYTES:
+                return html
     raise ValueError(f"the {len(frames)} frames of explore do not fit into {BYTES // 1000} kB at any quality; "
                      "use fewer values, a smaller figure or smoother pictures")
 
@@ -106,7 +109,8 @@ def render(draw: Callable, alt: str, caption: Callable[..., str], options: dict[
 def _html(data: dict, still: str) -> str:
     text = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
     key = sha256((still + text).encode()).hexdigest()[:16]
-    script = files("medtutor").joinpath("assets/explore.js").read_text(encoding="utf-8")
+    lines = files("medtutor").joinpath("assets/explore.js").read_text(encoding="utf-8").splitlines()
+    script = "\n".join(line for line in map(str.strip, lines) if not line.startswith("//"))
     return (f'<div class="medtutor-explore" data-medtutor="{key}" style="color:inherit;max-width:100%">{still}</div>'
             f"<script>{script.replace('KEY', json.dumps(key)).replace('DATA', text)}</script>")
 
@@ -131,7 +135,7 @@ def _live(draw: Callable, alt: str, caption: Callable[..., str], options: dict[s
         try:
             frame, is_array = _frame(draw(**values))
             text = str(caption(**values))
-            picture.value = _figure(_uri(frame, None), f"{alt} {text}", text, *frame.size, is_array)
+            picture.value = _figure(_uri([frame], None), f"{alt} {text}", text, *frame.size, is_array)
         except Exception as error:
             picture.value = f"<pre>{escape(type(error).__name__)}: {escape(str(error))}</pre>"
 
@@ -199,7 +203,7 @@ def _sizes(frames: list, limit: int):
     """
     sample = frames[:: max(1, len(frames) // 3)][:4]
     for scale, quality in SIZES:
-        mean = sum(len(_uri(_scaled(frame, scale), quality)) for frame in sample) / len(sample)
+        mean = sum(len(_uri([_scaled(frame, scale)], quality)) for frame in sample) / len(sample)
         pixels = math.prod(frames[0].size) * scale**2 * len(frames)
         if mean * len(frames) < (2 if quality else 8) * limit and (pixels <= PIXELS or scale == SIZES[-1][0]):
             yield scale, quality
@@ -212,29 +216,43 @@ def _scaled(frame, scale: float):
 
 
 def _sheet(tiles: list, quality: int | None) -> dict:
-    """All tiles in one picture that is about square, with what the script must know to find them."""
+    """All tiles in one picture, with what the script must know to find them."""
+    width, height = tiles[0].size
+    return {"width": width, "height": height, "columns": _columns(tiles), "sheet": _uri(tiles, quality)}
+
+
+def _columns(tiles: list) -> int:
+    """How many tiles a row make the sheet about square."""
+    width, height = tiles[0].size
+    return min(len(tiles), max(1, round(math.sqrt(len(tiles) * height / width))))
+
+
+def _pasted(tiles: list):
     from PIL import Image
 
-    width, height = tiles[0].size
-    columns = min(len(tiles), max(1, round(math.sqrt(len(tiles) * height / width))))
+    (width, height), columns = tiles[0].size, _columns(tiles)
     sheet = Image.new("RGB", (columns * width, math.ceil(len(tiles) / columns) * height))
     for i, tile in enumerate(tiles):
         sheet.paste(tile, (i % columns * width, i // columns * height))
-    return {"width": width, "height": height, "columns": columns, "sheet": _uri(sheet, quality)}
+    return sheet
 
 
-def _uri(picture, quality: int | None) -> str:
-    """A WebP file: exact without `quality`; with it the smaller of lossy and (for drawings) 64 colours, lossless."""
+def _uri(tiles: list, quality: int | None) -> str:
+    """The sheet as a WebP file: exact without `quality`; with it the smallest of lossy and, for drawings, lossless with
+    64 colours a tile or 64 in all."""
     from PIL import Image
 
-    versions = [(picture, {"quality": quality} if quality else {"lossless": True})]
-    if quality and picture.getcolors(4096):
-        few = picture.quantize(64, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).convert("RGB")
-        versions.append((few, {"lossless": True}))
+    def few(picture):
+        return picture.quantize(64, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).convert("RGB")
+
+    sheet = _pasted(tiles)
+    versions = [(sheet, {"quality": quality} if quality else {"lossless": True})]
+    if quality and all(tile.getcolors(4096) for tile in tiles):
+        versions += [(_pasted([few(tile) for tile in tiles]), {"lossless": True}), (few(sheet), {"lossless": True})]
     encoded = []
-    for version, options in versions:
+    for picture, options in versions:
         buffer = io.BytesIO()
-        version.save(buffer, format="webp", method=4, **options)
+        picture.save(buffer, format="webp", method=4, **options)
         encoded.append(buffer.getvalue())
     return "data:image/webp;base64," + b64encode(min(encoded, key=len)).decode("ascii")
 
