@@ -10,7 +10,7 @@ STAMP := .venv/.stamp
 PARALLEL := env OMP_NUM_THREADS=1 MEDTUTOR_LIVE=0
 NBVAL    := --nbval-lax --nbval-cell-timeout=120 -p no:cacheprovider
 
-.PHONY: help env book run site test lint unit chapters clean
+.PHONY: help env book run site pdf test lint unit chapters clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -31,6 +31,9 @@ run: env  ## execute CHAPTERS at PROFILE; the executed copies are in runs/
 
 site: env  ## build the site from the stored outputs; prints where it is
 	$(BIN)/python -m medtutor.site
+
+pdf: env  ## the same, with each page and the whole book as PDF, where there is Chromium
+	$(BIN)/python -m medtutor.site --pdf
 
 test: lint unit chapters site  ## everything that CI checks
 	$(BIN)/pytest -q tests/site

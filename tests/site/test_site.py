@@ -141,7 +141,9 @@ def test_chapters_are_opened_and_downloaded_at_the_addresses_of_the_one_setting(
         assert f"https://colab.research.google.com/github/{owner}/{name}/blob/{branch}/{chapter}" in links
         assert f"https://mybinder.org/v2/gh/{owner}/{name}/{branch}?urlpath=lab/tree/{chapter}" in links
         assert f"../_sources/{chapter}" in links
-        assert (site / "_sources" / chapter).read_bytes() == (notebook.book_root() / chapter).read_bytes()
+        sources = [[cell.source for cell in notebook.read(folder / chapter).cells]
+                   for folder in (site / "_sources", notebook.book_root())]
+        assert sources[0] == sources[1]
 
 
 def test_every_mention_of_the_repository_is_the_one_of_the_setting():
