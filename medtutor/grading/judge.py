@@ -128,15 +128,15 @@ def examine(hidden: Path, student: Student, exercise: str = "") -> list[dict]:
 
 def grade(exercise: Path, submitted: Path, identifier: str, limits: dict[str, int], sandboxed: bool) -> dict:
     """Grade one file: `tests` as of `examine`, `status`, `notes` for the student, `written` answers by cell,
-    `seconds` that it took."""
-    start, steps, written, notes, dead = time.monotonic(), [], {}, [], ""
+    `seconds` that it took once its process was ready."""
+    steps, written, notes, dead = [], {}, [], ""
     try:
         steps, written, notes = normalise(notebook.read(exercise), submitted, identifier)
     except Unreadable as error:
         dead = str(error)
     with contextlib.ExitStack() as stack:
         process = None if dead else stack.enter_context(running(limits, beside(exercise, "checks.py"), sandboxed))
-        student = Student(identifier, process, limits, dead)
+        student, start = Student(identifier, process, limits, dead), time.monotonic()
         notes += [f"{name}: {error}" for name, code in steps if not student.dead and (error := student.run(code))]
         tests = examine(beside(exercise, "hidden.py"), student)
     status = "unreadable" if dead else "stopped" if student.dead else "graded"
