@@ -222,9 +222,18 @@ def grade(submissions: Annotated[Path, typer.Argument(help="Folder of ID.ipynb, 
 
 
 @app.command()
+def quiz(chapter: Annotated[str, typer.Argument(help="Chapter number or name.")],
+         to: Annotated[Path, typer.Option(help="Folder that gets the file.")] = Path("."),
+         format: Annotated[str, typer.Option(help="moodle (XML) or qti (1.2, for Canvas).")] = "moodle") -> None:
+    """Write the quiz of a chapter as a file that a learning management system imports."""
+    from medtutor import quiz
+
+    typer.echo(f"{chapter}: {quiz.export(chapter, to, format)}")
+
+
+@app.command()
 def doctor() -> None:
     """Say what this machine has, and what to do about what it lacks."""
-    import os
     import platform
 
     import torch

@@ -36,6 +36,10 @@ def make(html: Path, pages: list[str], base: str) -> Path:
     """
     from pypdf import PdfWriter
 
+    def write(pdf, to: Path) -> None:
+        public_links(pdf, html.resolve().as_uri(), base.rstrip("/"))
+        pdf.write(to)
+
     (html / FOLDER).mkdir(exist_ok=True)
     bound = PdfWriter()
     for name in pages:
@@ -46,11 +50,9 @@ def make(html: Path, pages: list[str], base: str) -> Path:
         ], capture_output=True, text=True, timeout=300)
         if run.returncode or not made.exists():
             raise SystemExit(f"Chromium did not print {page.name}: {(run.stderr or '?').strip().splitlines()[-1]}")
-        single = PdfWriter(made)
-        public_links(single, html.resolve().as_uri(), base.rstrip("/"))
-        single.write(made)
         bound.append(made)
-    bound.write(html / FOLDER / BOOK)
+        write(PdfWriter(made), made)
+    write(bound, html / FOLDER / BOOK)
     return html / FOLDER / BOOK
 
 

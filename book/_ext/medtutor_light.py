@@ -59,7 +59,8 @@ def used_icons(app, error) -> None:
 
     sheet.write_text(FA_RULE.sub(wanted, sheet.read_text(encoding="utf-8")), encoding="utf-8")
     rules = "".join(path.read_text(encoding="utf-8") for path in static.glob("**/*.css"))
-    codes = {int(code, 16) for code in re.findall(r'\\([ef][0-9a-f]{3})\b', rules)}
+    codes = {int(code, 16) for code in re.findall(r"\\([ef][0-9a-f]{3})", rules)}
+    codes |= {ord(letter) for letter in rules if letter > "\ue000"}
     for path in fonts.glob("*.ttf"):
         options = subset.Options(flavor="woff2", layout_features=[], notdef_outline=True)
         font = subset.load_font(path, options)

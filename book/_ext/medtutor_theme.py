@@ -14,10 +14,7 @@ from medtutor import pdf
 
 
 def local_files(app, config) -> None:
-    """Letters come from the copies in the site, where medtutor.site could put them there; formulas are set after this.
-
-    The three fonts that every page shows are asked for before anything refers to them.
-    """
+    """Letters come from the copies in the site, where medtutor.site could put them there, as do formulas."""
     config.medtutor_local = (Path(app.srcdir) / "_assets" / "vendor" / "fonts").is_dir()
     if config.medtutor_local:  # paths are as seen from _static/
         app.add_css_file("../vendor/fonts/fonts.css", priority=400)
@@ -41,14 +38,16 @@ UNHELPFUL = (' role="doc-biblioentry"', ' role="doc-backlink"', ' role="list" cl
              ' aria-label="Toggle hidden content"')
 
 
-#: The fonts that a first screen shows: text, headings, code.
-LETTERS = [f"vendor/fonts/files/source-{name}-latin-wght-normal.woff2" for name in ("sans-3", "serif-4", "code-pro")]
+#: The fonts that a first screen shows, asked for before a style sheet refers to them: text, headings, in chapters code.
+LETTERS = [f"vendor/fonts/files/source-{name}.woff2" for name in (
+    "sans-3-latin-wght-normal", "sans-3-latin-wght-italic", "serif-4-latin-wght-normal", "code-pro-latin-wght-normal")]
 
 
 def finish_page(app, pagename, templatename, context, doctree) -> None:
     """Take UNHELPFUL attributes from the body of a page, and give the template the public address for the card."""
     context["html_baseurl"] = app.config.html_baseurl
-    context["local_fonts"] = LETTERS if app.config.medtutor_local else []
+    letters = LETTERS if pagename.startswith("chapters/") else LETTERS[:3]
+    context["local_fonts"] = letters if app.config.medtutor_local else []
     for attributes in UNHELPFUL if "body" in context else ():
         context["body"] = context["body"].replace(attributes, "")
 

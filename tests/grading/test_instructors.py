@@ -41,7 +41,8 @@ def hand_in(checkout):
 
 def test_the_page_has_the_commands_of_a_week():
     assert [block.split()[:2] for block in COMMANDS] == [
-        ["medtutor", "release"], ["medtutor", "grade"], ["mkdir", "-p"], ["medtutor", "grade"]]
+        ["medtutor", "release"], ["medtutor", "grade"], ["mkdir", "-p"], ["medtutor", "grade"],
+        ["medtutor", "quiz"]]
 
 
 def test_solutions_get_all_points_and_stubs_none(week):

@@ -43,7 +43,8 @@ def test_pages_work_from_a_folder_without_a_server(open_page, site):
 def test_wide_tables_scroll_in_their_own_box_for_the_keyboard_too(open_page):
     page = open_page(CHAPTER, "phone")
     boxes = page.evaluate("""[...document.querySelectorAll(
-      'article :is(.table-scroll, .pst-scrollable-table-container)')].map(box => [box.scrollWidth > box.clientWidth, box.tabIndex === 0, box.ariaLabel])""")
+      'article :is(.table-scroll, .pst-scrollable-table-container)')]
+      .map(box => [box.scrollWidth > box.clientWidth, box.tabIndex === 0, box.ariaLabel])""")
     assert {wide for wide, _, _ in boxes} == {True, False}
     assert all(wide == reached == bool(name) for wide, reached, name in boxes)
 
