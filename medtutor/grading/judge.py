@@ -53,7 +53,7 @@ class Student:
         """What the student's function returns. Raises StudentError where it raises, or returns no data, or once took
         too long: a loop without end should not use up the time of the other exercises."""
         if function in self._slow:
-            raise StudentError("Timeout: it took too long before", "It takes too long.")
+            raise StudentError("Timeout: it took too long before", "Your code takes too long.")
         return self._ask(name=function, args=encode(args), kwargs=encode(kwargs))
 
     def value(self, name: str):
@@ -88,9 +88,9 @@ class Student:
         kind = error.partition(":")[0]
         if kind == "Timeout" and "args" in request:
             self._slow.add(request["name"])
-        public = f"It raises {kind}." if hasattr(builtins, kind) else "It raises an error."
-        own = {"NoData": "It gives something that is no number, text, list, tuple, dict, array or tensor.",
-               "Timeout": "It takes too long."}
+        public = f"Your code raises {kind}." if hasattr(builtins, kind) else "Your code raises an error."
+        own = {"NoData": "Your code gives something that is no number, text, list, tuple, dict, array or tensor.",
+               "Timeout": "Your code takes too long."}
         raise StudentError(error, own.get(kind, public))
 
 
