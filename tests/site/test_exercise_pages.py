@@ -38,9 +38,9 @@ def test_search_and_buttons_know_no_solutions(pages, site, solutions):
 def test_the_page_and_its_download_are_the_student_edition(pages, site, solutions):
     for path in solutions:
         exercise = exercises_of(path)
-        assert "BEGIN SOLUTION" in pages[path].article.text
-        assert "BEGIN SOLUTION" not in pages[exercise].text
-        assert "raise NotImplementedError()" in pages[exercise].article.text
+        assert "YOUR CODE HERE" in pages[exercise].article.text
+        assert "YOUR CODE HERE" not in pages[path].article.text
+        assert "END SOLUTION" not in pages[exercise].text + pages[path].text
         book, checks = pages[exercise].select("article a[download]")
         served = nbformat.read((exercise.parent / book["href"]).resolve(), as_version=4)
         assert not any("BEGIN SOLUTION" in cell.source for cell in served.cells)
