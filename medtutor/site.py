@@ -82,6 +82,8 @@ def exercise_pages(source: Path) -> None:
         edition.cells.append(nbformat.v4.new_markdown_cell(end))
         notebook.write(edition, path)
         solutions.metadata["orphan"] = True
+        for cell in solutions.cells:
+            cell.source = re.sub(r"(?m)^.*(BEGIN|END) SOLUTION.*\n?", "", cell.source)
         solutions.cells[0].source = solutions.cells[0].source.replace("# Exercises", "# Solutions", 1)
         notebook.write(solutions, path.with_name(hidden))
 

@@ -53,7 +53,7 @@ class Student:
         """What the student's function returns. Raises StudentError where it raises, or returns no data, or once took
         too long: a loop without end should not use up the time of the other exercises."""
         if function in self._slow:
-            raise StudentError("Timeout: it took too long before", "It takes too long.")
+            raise StudentError("Timeout: it took too long before", "Your code takes too long.")
         return self._ask(name=function, args=encode(args), kwargs=encode(kwargs))
 
     def value(self, name: str):
@@ -88,9 +88,9 @@ class Student:
         kind = error.partition(":")[0]
         if kind == "Timeout" and "args" in request:
             self._slow.add(request["name"])
-        public = f"It raises {kind}." if hasattr(builtins, kind) else "It raises an error."
-        own = {"NoData": "It gives something that is no number, text, list, tuple, dict, array or tensor.",
-               "Timeout": "It takes too long."}
+        public = f"Your code raises {kind}." if hasattr(builtins, kind) else "Your code raises an error."
+        own = {"NoData": "Your code gives something that is no number, text, list, tuple, dict, array or tensor.",
+               "Timeout": "Your code takes too long."}
         raise StudentError(error, own.get(kind, public))
 
 
@@ -128,15 +128,15 @@ def examine(hidden: Path, student: Student, exercise: str = "") -> list[dict]:
 
 def grade(exercise: Path, submitted: Path, identifier: str, limits: dict[str, int], sandboxed: bool) -> dict:
     """Grade one file: `tests` as of `examine`, `status`, `notes` for the student, `written` answers by cell,
-    `seconds` that it took."""
-    start, steps, written, notes, dead = time.monotonic(), [], {}, [], ""
+    `seconds` that it took once its process was ready."""
+    steps, written, notes, dead = [], {}, [], ""
     try:
         steps, written, notes = normalise(notebook.read(exercise), submitted, identifier)
     except Unreadable as error:
         dead = str(error)
     with contextlib.ExitStack() as stack:
         process = None if dead else stack.enter_context(running(limits, beside(exercise, "checks.py"), sandboxed))
-        student = Student(identifier, process, limits, dead)
+        student, start = Student(identifier, process, limits, dead), time.monotonic()
         notes += [f"{name}: {error}" for name, code in steps if not student.dead and (error := student.run(code))]
         tests = examine(beside(exercise, "hidden.py"), student)
     status = "unreadable" if dead else "stopped" if student.dead else "graded"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import json
 import os
 import platform
@@ -28,6 +29,8 @@ CALLS = {"x86_64": (0xC000003E, 56, 57, 58, 272, 319, 447, 29, 425, 308),
          "aarch64": (0xC00000B7, 220, 97, 279, 447, 194, 425, 268)}
 #: Of one submission: seconds in all and of one cell or call, MB of memory and of files.
 LIMITS = {"seconds": 120, "cell": 20, "memory": 4096, "disk": 64}
+#: Most seconds until a process is ready, which is not the student's time.
+START = 100
 OPTIONS = ("--unshare-all", "--unshare-user", "--uid", "1001", "--gid", "1001", "--cap-drop", "ALL", "--new-session",
            "--die-with-parent", "--proc", "/proc", "--chdir", "/tmp", "--symlink", "usr/bin", "/bin",
            "--symlink", "usr/lib", "/lib", "--symlink", "usr/lib64", "/lib64")
@@ -72,16 +75,20 @@ def running(limits: dict[str, int], checks: Path, sandboxed: bool = True) -> Ite
         process = subprocess.Popen([*box, sys.executable, "-m", "medtutor.grading.student", json.dumps(rlimits)],
                                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=folder,
                                    env=environment, pass_fds=[rules.fileno()], start_new_session=True)
-        timer = threading.Timer(limits["seconds"], os.killpg, (process.pid, signal.SIGKILL))
+        stop = functools.partial(os.killpg, process.pid, signal.SIGKILL)
+        timer = threading.Timer(START, stop)
         timer.start()
         try:
             try:
                 receive(process.stdout)
             except EOFError:
-                said = process.stderr.read().decode(errors="replace").strip() or "it took too long"
+                said = process.stderr.read().decode(errors="replace").strip() or f"it took more than {START} s"
                 raise RuntimeError(f"the sandbox did not start: {said.splitlines()[-1]}") from None
+            timer.cancel()
+            timer = threading.Timer(limits["seconds"], stop)
+            timer.start()
             yield process
         finally:
             timer.cancel()
-            os.killpg(process.pid, signal.SIGKILL)
+            stop()
             process.communicate()

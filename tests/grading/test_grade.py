@@ -80,7 +80,7 @@ def test_the_last_submission_in_time_counts(sandbox, put, grade):
 def test_a_students_error_shows_its_type_and_not_the_hidden_values(sandbox, put, grade, tmp_path):
     put("ada", c01_1=SECRET, c01_2="middle = 1 / 0")
     grade()
-    assert "It raises ValueError." in page(tmp_path, "ada")
+    assert "Your code raises ValueError." in page(tmp_path, "ada")
     assert "&lt;b&gt;" not in page(tmp_path, "ada")
     assert "01-2: ZeroDivisionError: division by zero" in page(tmp_path, "ada")
     with sqlite3.connect(tmp_path / "report" / "gradebook.sqlite") as book:
