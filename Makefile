@@ -2,7 +2,7 @@
 PYTHON   ?= python3
 PROFILE  ?= cpu
 CHAPTERS ?= 01
-EXTRAS   ?= book,test
+EXTRAS   ?= book,grading,test
 
 BIN   := .venv/bin
 STAMP := .venv/.stamp

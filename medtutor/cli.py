@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -188,14 +189,57 @@ def data(words: Annotated[list[str] | None, typer.Argument(
 
 
 @app.command()
+def release(chapters: Chapters, to: Annotated[Path, typer.Option(help="Folder that gets student/ and instructor/.")]
+            ) -> None:
+    """Make the student and the instructor edition of exercise notebooks; refuses where a solution would get out."""
+    from medtutor import grading
+    from medtutor.grading.release import release
+
+    for path in map(grading.exercises, chapters):
+        release(path, to)
+        typer.echo(f"{path.stem}: student edition {to / 'student' / path.name}, solutions in {to / 'instructor'}")
+
+
+@app.command()
+def grade(submissions: Annotated[Path, typer.Argument(help="Folder of ID.ipynb, ID_any.ipynb or ID/any.ipynb.")],
+          to: Annotated[Path, typer.Option(help="Folder of the gradebook, grades.csv and feedback/.")],
+          chapter: Annotated[str, typer.Option(help="Chapter number; by default as the notebooks say.")] = "",
+          deadline: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M"])] = None,
+          jobs: Annotated[int, typer.Option(help="How many at once; by default as many as there are cores.")] = 0,
+          seconds: Annotated[int, typer.Option(min=1, help="Most seconds for one submission.")] = 120,
+          unsafe: Annotated[bool, typer.Option("--unsafe-without-sandbox", help="Run students' code as you.")] = False
+          ) -> None:
+    """Run each submission in a sandbox and judge it from outside with the hidden tests."""
+    if not unsafe and not shutil.which("bwrap"):
+        raise ValueError("students' code runs in bubblewrap, which is not installed: apt install bubblewrap (or dnf). "
+                         "On a machine that has nothing to lose, --unsafe-without-sandbox does without")
+    from medtutor.grading.report import grade_all
+    from medtutor.grading.sandbox import LIMITS
+
+    limits = LIMITS | {"seconds": seconds}
+    jobs = jobs or os.cpu_count()
+    typer.echo(grade_all(submissions, to, chapter, jobs, deadline and deadline.astimezone(), limits, not unsafe))
+
+
+@app.command()
+def quiz(chapter: Annotated[str, typer.Argument(help="Chapter number or name.")],
+         to: Annotated[Path, typer.Option(help="Folder that gets the file.")] = Path("."),
+         format: Annotated[str, typer.Option(help="moodle (XML) or qti (1.2, for Canvas).")] = "moodle") -> None:
+    """Write the quiz of a chapter as a file that a learning management system imports."""
+    from medtutor import quiz
+
+    typer.echo(f"{chapter}: {quiz.export(chapter, to, format)}")
+
+
+@app.command()
 def doctor() -> None:
     """Say what this machine has, and what to do about what it lacks."""
-    import os
     import platform
 
     import torch
 
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    bwrap = shutil.which("bwrap")
     free = shutil.disk_usage(Path.cwd()).free / 1e9
     lines = [
         ("Python", platform.python_version(), sys.version_info >= (3, 11), "install Python 3.11 or newer"),
@@ -205,6 +249,7 @@ def doctor() -> None:
         ("disk", f"{free:.0f} GB free", free > 3, "free at least 3 GB"),
         ("book", str(len(notebook.chapters())) + " chapters", True, ""),
         ("Chromium", chromium or "none", bool(chromium), "install it to run the browser tests (optional)"),
+        ("bubblewrap", bwrap or "none", bool(bwrap), "install it to grade exercises (optional)"),
         ("MEDTUTOR_DATA", os.environ.get("MEDTUTOR_DATA", "not set: public data is looked for in the cache"), True, ""),
     ]
     for name, found, good, advice in lines:

@@ -23,6 +23,7 @@ import runpy
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 
 import torch
 
@@ -61,11 +62,13 @@ def exercise(identifier: str) -> Callable[[Callable], Callable]:
 
 
 def checkers(chapter: str = "[0-9][0-9]") -> dict[str, Callable]:
-    """The checker of every exercise of a chapter ("03"; by default of all), from `chapters/exercises/NN-checks.py`."""
+    """The checker of every exercise of a chapter ("03"; by default of all), from `NN-checks.py` in the working folder,
+    where a released notebook has it beside itself, else in the book's `chapters/exercises`."""
     from medtutor.notebook import book_root
 
     found: dict[str, Callable] = {}
-    for path in sorted((book_root() / "chapters" / "exercises").glob(f"{chapter}-checks.py")):
+    here = sorted(Path.cwd().glob(f"{chapter}-checks.py"))
+    for path in here or sorted((book_root() / "chapters" / "exercises").glob(f"{chapter}-checks.py")):
         for value in runpy.run_path(str(path)).values():
             identifier = getattr(value, "exercise", None)
             if not isinstance(identifier, str):
@@ -102,6 +105,23 @@ def check(identifier: str, answer) -> Feedback:
 def student_seed(student: str, exercise: str) -> int:
     """The seed of the data that `student` gets in `exercise`: the same on every machine, another for everybody else."""
     return int(hashlib.sha256(f"{student}/{exercise}".encode()).hexdigest()[:8], 16)
+
+
+def ask(function, *given, none_is_right: bool = False, **options):
+    """What the student's function returns for `given`, of whose tensors it gets copies.
+
+    Raises Wrong where it is no function, is not written yet, or returns nothing, which `none_is_right` allows.
+    """
+    if not callable(function):
+        raise Wrong("Hand in the function itself, by its name and without brackets.")
+    try:
+        answer = function(*(x.clone() if isinstance(x, torch.Tensor) else x for x in given), **options)
+    except NotImplementedError:
+        raise Wrong("There is no answer yet. Put your code in the place of `raise NotImplementedError()`, and run that "
+                    "cell and this one.") from None
+    if answer is None and not none_is_right:
+        raise Wrong(f"`{getattr(function, '__name__', 'your function')}` returns nothing. Does it end with `return`?")
+    return answer
 
 
 def expect_type(answer, kind: type | tuple[type, ...], what: str = "your answer") -> None:

@@ -18,9 +18,11 @@ import sys
 from importlib.resources import files
 from pathlib import Path
 
+import nbformat
 import yaml
 
 from medtutor import notebook, pdf
+from medtutor.grading import beside, release
 
 PARTS = ("_config.yml", "_toc.yml", "book", "chapters")
 LETTERS = "output/chtml/fonts/woff-v2"
@@ -63,6 +65,27 @@ def stage(root: Path, to: Path, executed: Path | None = None, profile: str = "cp
                     output.data[mime] = repr(output.data[mime])
         notebook.write(book, stored)
     return fresh
+
+
+def exercise_pages(source: Path) -> None:
+    """Make two pages of each staged exercise notebook: the student edition, and one of solutions at which no table of
+    contents and no search points. What students work on is served as it is, under exercises/."""
+    served = source / "_assets" / "exercises"
+    for path in sorted((source / "chapters" / "exercises").glob("[0-9][0-9]-*.ipynb")):
+        solutions, edition = notebook.read(path), release.released(path)
+        served.mkdir(parents=True, exist_ok=True)
+        notebook.write(edition, served / path.name)
+        checks = shutil.copy(beside(path, "checks.py"), served)
+        hidden = f"{path.stem}-solutions.ipynb"
+        end = (source / "book" / "templates" / "exercises-end.txt").read_text(encoding="utf-8")
+        end = end.format(notebook=path.name, checks=Path(checks).name, solutions=hidden)
+        edition.cells.append(nbformat.v4.new_markdown_cell(end))
+        notebook.write(edition, path)
+        solutions.metadata["orphan"] = True
+        for cell in solutions.cells:
+            cell.source = re.sub(r"(?m)^.*(BEGIN|END) SOLUTION.*\n?", "", cell.source)
+        solutions.cells[0].source = solutions.cells[0].source.replace("# Exercises", "# Solutions", 1)
+        notebook.write(solutions, path.with_name(hidden))
 
 
 def fetch(root: Path) -> Path | None:
@@ -143,6 +166,7 @@ def main() -> None:
     to = options.to.resolve()
     root, source = notebook.book_root(), to / "_build" / "source"
     fresh = stage(root, source, options.executed, options.profile)
+    exercise_pages(source)
     packages = fetch(root)
     vendor(packages, source)
     status = build(source, to, options.pdf)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +23,17 @@ class Fit:
     losses: list[float]
     seconds: float
     parameters: int
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """For networks of a few channels: their layers lose more by handing work to a second thread than they gain."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def fit(model: nn.Module, cohort: Cohort, loss: Callable[[nn.Module, Cohort], Tensor], *, accelerator, epochs: int,

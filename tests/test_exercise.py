@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from medtutor import exercise
-from medtutor.exercise import Wrong, check
+from medtutor.exercise import Wrong, ask, check
 
 CHECKS = '''
 import torch
@@ -156,3 +156,17 @@ def test_a_student_and_an_exercise_decide_the_seed_of_personal_data():
     assert seed == exercise.student_seed("ada", "01.2") == 0x071BC7BA
     assert len({seed, exercise.student_seed("bob", "01.2"), exercise.student_seed("ada", "01.3")}) == 3
     assert 0 <= seed < 2**32
+
+
+def test_ask_hands_over_copies_and_names_what_is_missing():
+    given = torch.zeros(2)
+    assert ask(lambda x, by: x.add_(by), given, by=3).tolist() == [3, 3]
+    assert given.tolist() == [0, 0]
+    assert ask(lambda: None, none_is_right=True) is None
+
+    def stub():
+        raise NotImplementedError
+
+    for wrong, said in ((3, "function itself"), (stub, "no answer yet"), (lambda: None, "returns nothing")):
+        with pytest.raises(Wrong, match=said):
+            ask(wrong)

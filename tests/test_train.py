@@ -244,3 +244,10 @@ def test_two_processes_give_the_weights_of_one(accelerator, tmp_path):
         for name, weight in one.model.state_dict().items():
             assert (weight - start[name]).abs().max() > 1e-3
             torch.testing.assert_close(two["weights"][name], weight, atol=1e-5, rtol=0)
+
+
+def test_one_thread_ends_with_its_block():
+    before = torch.get_num_threads()
+    with train.one_thread():
+        inside = torch.get_num_threads()
+    assert (inside, torch.get_num_threads()) == (1, before)

@@ -86,11 +86,12 @@ MOVED = """<!doctype html><html lang="en"><meta charset="utf-8"><title>This page
 
 
 def sitemap(app, error) -> None:
-    """Write sitemap.xml, with the public address of every page that the book itself writes."""
+    """Write sitemap.xml, with the public address of every page that the book itself writes and lists."""
     base = app.config.html_baseurl
     if error or not base or app.builder.name != "html":
         return
-    pages = sorted(f"{base}{app.builder.get_target_uri(name)}" for name in app.env.found_docs)
+    listed = [name for name in app.env.found_docs if "orphan" not in app.env.metadata[name]]
+    pages = sorted(f"{base}{app.builder.get_target_uri(name)}" for name in listed)
     urls = "".join(f"<url><loc>{escape(page)}</loc></url>\n" for page in pages)
     text = f'<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">\n{urls}</urlset>\n'
     Path(app.outdir, "sitemap.xml").write_text(f'<?xml version="1.0" encoding="utf-8"?>\n{text}', encoding="utf-8")

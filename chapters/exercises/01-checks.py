@@ -5,16 +5,7 @@ import math
 
 import torch
 
-from medtutor.exercise import Wrong, exercise, expect_range, expect_shape, expect_type, misconception, same
-
-
-def call(function, *arguments):
-    """What the student's function returns. A stub counts as no answer yet."""
-    try:
-        return function(*arguments)
-    except NotImplementedError:
-        raise Wrong("There is no answer yet. Replace `raise NotImplementedError()` by your lines and run both cells "
-                    "again.") from None
+from medtutor.exercise import Wrong, ask, exercise, expect_range, expect_shape, expect_type, misconception, same
 
 
 @exercise("01.1")
@@ -34,7 +25,7 @@ def two_kidneys(prediction):
 
 @exercise("01.2")
 def matrix_behind(function):
-    answer = call(function, 0.8, 0.9, 0.8)
+    answer = ask(function, 0.8, 0.9, 0.8, none_is_right=True)
     if answer is None:
         raise Wrong("For the example of the text you return None, but that matrix exists.")
     expect_type(answer, tuple, "what your function returns")
@@ -47,7 +38,7 @@ def matrix_behind(function):
     for counts in ((8, 2, 2, 18), (5, 3, 1, 40), (1, 6, 30, 3), (20, 1, 7, 2)):
         tp, fp, fn, tn = counts
         precision, specificity, dice = tp / (tp + fp), tn / (tn + fp), 2 * tp / (2 * tp + fp + fn)
-        answer = call(function, precision, specificity, dice)
+        answer = ask(function, precision, specificity, dice, none_is_right=True)
         if answer is None:
             raise Wrong(f"You return None for the scores of a matrix that exists: TP, FP, FN, TN = {counts} pixels.")
         back = [v / sum(counts) for v in counts]
@@ -57,7 +48,7 @@ def matrix_behind(function):
             wrong = [name for name, a, b in zip(("TP", "FP", "FN", "TN"), answer, back, strict=True) if not same(a, b)]
             raise Wrong(f"Scores of TP, FP, FN, TN = {counts} pixels: your {' and '.join(wrong)} do not lead back to "
                         "this matrix. Put your shares into the three formulas and see which score comes out wrong.")
-    if call(function, 0.5, 0.9, 0.9) is not None:
+    if ask(function, 0.5, 0.9, 0.9, none_is_right=True) is not None:
         raise Wrong("Precision 0.5 and Dice 0.9 would need more true positives than there are positives: a share is "
                     "negative. Return None there.")
     return "The counts come back, and impossible scores are refused."
@@ -74,7 +65,7 @@ def best_mask(function):
     for values, a, b in (((0.4, 0.9, 0.2), 0.5, 0.5), (six, 0.3, 0.7), (six, 0.7, 0.3), ((0.2, 0.0, 0.1), 0.5, 0.5),
                          ((1.0, 1.0), 1.0, 2.0)):
         p = torch.tensor(values)
-        mask = call(function, p.clone(), a, b)
+        mask = ask(function, p, a, b)
         expect_shape(mask, tuple(p.shape), "the mask")
         if getattr(mask, "dtype", None) != torch.bool:
             raise Wrong(f"The mask should have dtype torch.bool, but it has {getattr(mask, 'dtype', None)}.")
@@ -105,7 +96,7 @@ def who_sees_the_lesion(answer):
     left = torch.zeros(2, 2, 2)
     left[:, :, 0] = 1.0
     alone = "Your D is the chapter's measure alone. Take off what the maps of the other patients have there."
-    value = call(function, left, half)
+    value = ask(function, left, half)
     expect_shape(value, (2,), "D")
     misconception(value, [2.0, 0.0], alone)
     misconception(value, [2.0, -2.0], "You compare a map with itself in other lesions. The controls are the maps of "
@@ -113,14 +104,14 @@ def who_sees_the_lesion(answer):
     if not same(value, [0.0, 0.0]):
         raise Wrong("The same map for both patients should give D = 0 for both, wherever it looks.")
     lesion = torch.stack([half[0], half[1], half[1]])
-    value = call(function, lesion[:, ::4, ::4].float(), lesion)
+    value = ask(function, lesion[:, ::4, ::4].float(), lesion)
     misconception(value, [4 / 3, 2 / 3, 2 / 3], "Is a patient its own control? The mean is over the others only.")
     misconception(value, [2.0, 0.0, 0.0], "You take off the sum over the other patients. It should be their mean.")
     if not same(value, [2.0, 1.0, 1.0]):
         raise Wrong("Three patients, each map exactly on its lesion: the left half, the right half, the right half. "
                     f"Work out D by hand; you get {[round(float(v), 3) for v in value]}.")
     maps, places = torch.tensor([[[3.0, 1.0]], [[1.0, 1.0]]]), torch.tensor([[[True, False]], [[True, True]]])
-    if not same(call(function, maps, places), call(function, 5 * maps, places)):
+    if not same(ask(function, maps, places), ask(function, 5 * maps, places)):
         raise Wrong("Maps that are five times as bright should give the same D: only shares count.")
     if finders is None:
         raise Wrong("Your function is right. There are no finders yet: use it on the six networks.")
@@ -139,14 +130,14 @@ def who_sees_the_lesion(answer):
 @exercise("01.5")
 def add_block(function):
     q, v = torch.tensor([[1.0]]), torch.tensor([[10.0]])
-    state = call(function, None, q, torch.zeros(1, 1), v)
+    state = ask(function, None, q, torch.zeros(1, 1), v)
     expect_type(state, tuple, "the state")
     if len(state) != 3:
         raise Wrong(f"The state has three tensors (top, weight, mixed); yours has {len(state)}.")
     for name, value, shape in zip(("top", "weight", "mixed"), state, ((1,), (1,), (1, 1)), strict=True):
         expect_shape(value, shape, name)
     before = [s.clone() for s in state]
-    after = call(function, state, q, torch.tensor([[math.log(3.0)]]), torch.tensor([[2.0]]))
+    after = ask(function, state, q, torch.tensor([[math.log(3.0)]]), torch.tensor([[2.0]]))
     if not all(torch.equal(a, b) for a, b in zip(state, before, strict=True)):
         raise Wrong("You change the old state in place. Make new tensors: somebody may still need the old one.")
     result = after[2] / after[1][:, None]
@@ -162,7 +153,7 @@ def add_block(function):
     for sizes in ((9,), (4, 4, 1), (1, 8)):
         state = None
         for keys, values in zip(k.split(sizes), v.split(sizes), strict=True):
-            state = call(function, state, q, keys, values)
+            state = ask(function, state, q, keys, values)
         result = state[2] / state[1][:, None]
         expect_shape(result, (5, 2), "mixed over weight")
         if not same(result, exact):
@@ -170,7 +161,7 @@ def add_block(function):
                 "A single block is right; look at how two are joined where the second brings a smaller top.")
             raise Wrong(f"Five queries, nine keys in blocks of {sizes}: not the attention over all nine. {hint}")
     for keys in (40 * k, 40 * k.flip(0)):
-        state = call(function, call(function, None, 40 * q, keys[:4], v[:4]), 40 * q, keys[4:], v[4:])
+        state = ask(function, ask(function, None, 40 * q, keys[:4], v[:4]), 40 * q, keys[4:], v[4:])
         if not all(s.isfinite().all() for s in state):
             raise Wrong("With logits of some hundreds, in two blocks, your state is infinite or NaN. No exp may get a "
                         "positive number; the top is the largest logit of all blocks so far.")

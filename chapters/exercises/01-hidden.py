@@ -141,7 +141,7 @@ def test_a_map_that_never_changes_proves_nothing(student):
 @pytest.mark.points("01.4", 2)
 def test_finders_of_your_own_networks(student):
     """Not these networks see the lesion of their patient, or not with this mean D. Is STUDENT your own id?"""
-    networks, lesion = given("01.4-given")["reading_room"](student.id)
+    networks, lesion = given("01-4-given")["reading_room"](student.id)
     means = {name: float(evidence(maps, lesion).mean()) for name, maps in networks.items()}
     assert student.value("finders") == pytest.approx({k: v for k, v in means.items() if v > 0.4}, abs=0.01)
 

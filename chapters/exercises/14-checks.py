@@ -5,16 +5,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from medtutor.exercise import Wrong, exercise, expect_range, expect_shape, expect_type, misconception, same
-
-
-def call(function, *arguments):
-    """What the student's function returns. A stub counts as no answer yet."""
-    try:
-        return function(*arguments)
-    except NotImplementedError:
-        raise Wrong("There is no answer yet. Replace `raise NotImplementedError()` by your lines and run both cells "
-                    "again.") from None
+from medtutor.exercise import Wrong, ask, exercise, expect_range, expect_shape, expect_type, misconception, same
 
 
 @exercise("14.1")
@@ -42,7 +33,7 @@ def circle(*degrees: float) -> torch.Tensor:
 def the_same_patient_again(answer):
     function, optimism = answer["recall_across_patients"], answer["optimism"]
     label, patient = torch.tensor([0, 1, 0, 2]), torch.tensor([0, 1, 1, 2])
-    value = call(function, circle(0, 10, 30, 90), label, patient)
+    value = ask(function, circle(0, 10, 30, 90), label, patient)
     expect_shape(value, (4,), "what your function returns")
     misconception(value, [0.0, 0.0, 0.0, 0.0], "In the example nobody is right: may the third picture find the one at "
                   "10 degrees, of its own patient?")
@@ -52,7 +43,7 @@ def the_same_patient_again(answer):
     if not same(value, [0.0, math.nan, 1.0, math.nan]):
         raise Wrong(f"In the example of the text you return {value.tolist()}. Go through the first and the third "
                     "picture: which pictures may they find, and which of these is nearest?")
-    value = call(function, circle(0, 5, 20, 50), torch.tensor([0, 0, 1, 0]), torch.tensor([3, 3, 4, 5]))
+    value = ask(function, circle(0, 5, 20, 50), torch.tensor([0, 0, 1, 0]), torch.tensor([3, 3, 4, 5]))
     misconception(value, [1.0, 1.0, math.nan, 0.0], "A picture of the same patient is still found.")
     misconception(value, [1.0, 1.0, math.nan, 1.0], "A class that only one patient has stays in the archive: its "
                   "pictures may be found, and are wrong.")
@@ -72,15 +63,15 @@ def the_same_patient_again(answer):
 def yes_and_no(function):
     s = torch.linspace(-1, 1, 21)
     ones = torch.ones(21)
-    value = call(function, s.clone(), ones.clone())
+    value = ask(function, s, ones)
     expect_shape(value, (21,), "what your function returns")
     if not same(value, s):
         raise Wrong("An importance of 1 should change nothing.")
     for a, what in ((0.0, -1.0), (2.0, 1.0)):
-        if not same(call(function, s.clone(), a * ones), what * ones):
+        if not same(ask(function, s, a * ones), what * ones):
             raise Wrong(f"An importance of {a:g} should give {what:g} for every similarity, negative ones included.")
     levels = torch.linspace(0, 2, 41)
-    table = torch.stack([call(function, s.clone(), a * ones) for a in levels])  # (importances, similarities)
+    table = torch.stack([ask(function, s, a * ones) for a in levels])  # (importances, similarities)
     expect_range(table, -1 - 1e-6, 1 + 1e-6, "every result")
     rise = table.diff(dim=0)
     flat = ((rise < -1e-6) | ((rise < 1e-6) & (s.abs() < 0.95))).nonzero()
@@ -93,7 +84,7 @@ def yes_and_no(function):
         row, column = ties[0].tolist()
         raise Wrong(f"With importance {levels[row + 1]:.2f} the similarity {s[column + 1]:.1f} is no longer better "
                     f"than {s[column]:.1f}. (A result that is cut off at an end forgets the order.)")
-    square = call(function, s[:20].view(4, 5).clone(), torch.rand(4, 5, generator=torch.Generator().manual_seed(0)))
+    square = ask(function, s[:20].view(4, 5), torch.rand(4, 5, generator=torch.Generator().manual_seed(0)))
     expect_shape(square, (4, 5), "the result for a map")
     return "All four promises are kept."
 
@@ -108,7 +99,7 @@ def shortest_explanation(answer):
                          (large, 4)):
         flips = torch.as_tensor(rows).bool()
         table = f"flips = {rows}" if rows is not large else "A random table of 20 images and 8 knobs"
-        knobs = call(function, flips.clone())
+        knobs = ask(function, flips)
         expect_type(knobs, list, "what your function returns")
         if not all(isinstance(k, int) and 0 <= k < flips.shape[1] for k in knobs) or knobs != sorted(set(knobs)):
             raise Wrong(f"Return column numbers (ints) in ascending order, each once; you return {knobs}.")
@@ -127,7 +118,7 @@ def shortest_explanation(answer):
     left, greedy = tricky.any(1), 0
     while left.any():
         left, greedy = left & ~tricky[:, tricky[left].sum(0).argmax()], greedy + 1
-    best = len(call(function, tricky.clone()))
+    best = len(ask(function, tricky))
     if greedy <= best:
         raise Wrong(f"On your table greed needs {greedy} knobs, and the shortest list has {best}: greed does not fail.")
     return f"Both are right: on your table greed needs {greedy} knobs where {best} are enough."
@@ -144,7 +135,7 @@ def obeys(z, label, prior, strength: float) -> bool:
 @exercise("14.5")
 def how_loud(function):
     z, label, prior = torch.tensor([[1.0], [0.0]]), torch.tensor([0, 1]), torch.tensor([[-1.0], [1.0]])
-    value = call(function, z, label, prior)
+    value = ask(function, z, label, prior)
     expect_type(value, float, "what your function returns")
     expect_range(value, 0, 1e6, "the strength")
     misconception(value, 0.25, "In the example you return the slope of the data. The prior is a mean: how much of "
@@ -154,14 +145,14 @@ def how_loud(function):
                   "which direction does a step move a weight?")
     if not same(value, 0.5):
         raise Wrong(f"In the example of the text the strength is 0.5, but yours is {value:.4f}.")
-    if not same(call(function, z, label, -prior), 0.0):
+    if not same(ask(function, z, label, -prior), 0.0):
         raise Wrong("With the signs of the example turned round the data agree with the book: 0 is enough.")
     draw = torch.Generator().manual_seed(3)
     for classes, questions in ((2, 4), (3, 5)):
         z, label = torch.rand(30, questions, generator=draw), torch.arange(30) % classes
         prior = torch.randint(-1, 2, (classes, questions), generator=draw).double()
         z[:, 0], prior[:, 0] = (label == 0).float(), 0  # the loudest question, of which the book says nothing
-        value = call(function, z, label, prior)
+        value = ask(function, z, label, prior)
         expect_type(value, float, "what your function returns")
         where = f"{classes} classes, {questions} questions, 30 films: "
         if not obeys(z, label, prior, value + 1e-4):

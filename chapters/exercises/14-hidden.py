@@ -83,7 +83,7 @@ def test_queries_that_nobody_could_answer(student):
 @pytest.mark.points("14.2", 1)
 def test_optimism_of_your_own_archive(student):
     """This is not the optimism of your archive. Both means go over the same queries. Is STUDENT your own id?"""
-    names = given("14.2-given")
+    names = given("14-2-given")
     e, label, patient = names["archive"](student.id)
     honest = torch.tensor(recall(e, label, patient))
     asked = ~honest.isnan()

@@ -4,21 +4,7 @@ import math
 
 import torch
 
-from medtutor.exercise import Wrong, exercise, expect_range, expect_shape, expect_type, misconception, same
-
-
-def ask(function, *given, **options):
-    """What the student's function returns for `given`; one clear sentence where it is not written yet."""
-    if not callable(function):
-        raise Wrong("Hand in the function itself, by its name and without brackets.")
-    try:
-        answer = function(*(x.clone() if isinstance(x, torch.Tensor) else x for x in given), **options)
-    except NotImplementedError:
-        raise Wrong("There is no answer yet. Put your code in the place of `raise NotImplementedError()`, and run that "
-                    "cell and this one.") from None
-    if answer is None:
-        raise Wrong(f"`{function.__name__}` returns nothing. Does it end with `return`?")
-    return answer
+from medtutor.exercise import Wrong, ask, exercise, expect_range, expect_shape, expect_type, misconception, same
 
 
 @exercise("25.1")

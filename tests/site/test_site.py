@@ -20,7 +20,10 @@ def content(pages, site) -> dict:
 
 def test_every_page_of_the_table_of_contents_is_there(pages, site):
     toc = yaml.safe_load((notebook.book_root() / "_toc.yml").read_text(encoding="utf-8"))
-    files = [toc["root"], *(c["file"] for part in toc["parts"] for c in part["chapters"])]
+    chapters = [chapter for part in toc["parts"] for chapter in part["chapters"]]
+    exercises = [section["file"] for chapter in chapters for section in chapter.get("sections", [])]
+    files = [toc["root"], *(chapter["file"] for chapter in chapters), *exercises]
+    files += [f"{exercise}-solutions" for exercise in exercises]
     missing = [file for file in files if site / f"{file}.html" not in pages]
     assert not missing
     assert len(content(pages, site)) == len(files)
@@ -177,7 +180,8 @@ def test_other_addresses_lead_on(open_page, site):
 def test_the_site_can_be_found_and_shared(pages, site):
     base = CONFIG["html"]["baseurl"]
     listed = re.findall("<loc>(.*?)</loc>", (site / "sitemap.xml").read_text(encoding="utf-8"))
-    assert set(listed) == {f"{base}{p.relative_to(site).as_posix()}" for p in content(pages, site)}
+    addresses = {f"{base}{path.relative_to(site).as_posix()}" for path in content(pages, site)}
+    assert set(listed) == {address for address in addresses if not address.endswith("-solutions.html")}
     for path, soup in content(pages, site).items():
         card = {tag["property"]: tag["content"] for tag in soup.find_all("meta", property=True)}
         assert card["og:title"].strip()
