@@ -261,7 +261,7 @@ def doctor() -> None:
 def main() -> None:
     """Entry point: an error that the user can mend is one sentence on stderr and exit status 2."""
     # Idle threads of GNU OpenMP spin: processes that share the cores become several times slower. With a short spin
-    # they do so less, and one process alone is as fast. Read when torch is loaded, here and in kernels started from here.
+    # they do so less, and one process alone is as fast. Read when torch is loaded, here and in kernels from here.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         app()
