@@ -120,4 +120,4 @@ def test_launch_buttons_follow_the_repository_and_the_hub(tmp_path):
     assert "https://colab.research.google.com/github/school/course/blob/autumn/chapters/01-a.ipynb" in links
     assert "https://mybinder.org/v2/gh/school/course/autumn?urlpath=lab/tree/chapters/01-a.ipynb" in links
     (hub,) = [link for link in links if link.startswith("https://hub.example.edu/hub/user-redirect/git-pull?")]
-    assert "repo=https://github.com/school/course&urlpath=lab/tree/course/chapters/01-a.ipynb&branch=autumn" in hub
+    assert "repo=https%3A//github.com/school/course&urlpath=lab/tree/course/chapters/01-a.ipynb&branch=autumn" in hub
