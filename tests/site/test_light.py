@@ -57,6 +57,13 @@ def test_twenty_figures_are_fetched_when_they_are_near(browser, tmp_path, monkey
     page.close()
 
 
+def test_every_page_of_the_book_is_printed_in_reading_order(names):
+    printed = pdf.names(ROOT)
+    assert printed[0] == "book/index"
+    assert len(printed) == len(set(printed))
+    assert set(printed) == {name for name in names if name.split("/")[0] in ("book", "chapters")}
+
+
 @pytest.fixture(scope="module")
 def printed(site, tmp_path_factory):
     """A copy of the site with the PDFs of the landing page and of one chapter, and the book of both."""
@@ -99,7 +106,7 @@ def test_pages_link_to_their_pdf_only_where_it_is_made(monkeypatch):
     monkeypatch.delenv("MEDTUTOR_PDF", raising=False)
     assert texts() == [(".pdf", "window.print()")]
     monkeypatch.setenv("MEDTUTOR_PDF", "1")
-    assert texts() == [(".pdf", f"../pdf/{CHAPTER.split('/')[1]}.pdf"), ("whole book, .pdf", "../pdf/book.pdf")]
+    assert texts() == [(".pdf", f"../pdf/{CHAPTER}.pdf"), ("whole book, .pdf", "../pdf/book.pdf")]
 
 
 def test_launch_buttons_follow_the_repository_and_the_hub(tmp_path):
