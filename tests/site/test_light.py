@@ -36,7 +36,7 @@ def test_twenty_figures_are_fetched_when_they_are_near(browser, tmp_path, monkey
     assert len(context["body"]) < 300_000
     (tmp_path / "page.html").write_text(f"<!doctype html><title>t</title>{context['body']}", encoding="utf-8")
     pictures = list((tmp_path / "_images").iterdir())
-    assert len(pictures) == 40, "a still and a sheet for each figure"
+    assert len(pictures) == 20, "a sheet for each figure; stills as small as these stay in the page"
     assert sum(path.stat().st_size for path in [*pictures, tmp_path / "page.html"]) < 5_000_000
 
     page, asked = browser.new_page(viewport={"width": 1280, "height": 700}), set()
@@ -49,7 +49,7 @@ def test_twenty_figures_are_fetched_when_they_are_near(browser, tmp_path, monkey
     page.route("**/*", answer)
     page.goto("http://book.test/page.html", wait_until="load")
     page.locator("canvas").first.wait_for()
-    assert len(asked.intersection(pictures)) < 20
+    assert len(asked.intersection(pictures)) < 10
     for figure in page.locator(".medtutor-explore").all():
         figure.scroll_into_view_if_needed()
         figure.locator("canvas").wait_for()
@@ -61,7 +61,8 @@ def test_every_page_of_the_book_is_printed_in_reading_order(names):
     printed = pdf.names(ROOT)
     assert printed[0] == "book/index"
     assert len(printed) == len(set(printed))
-    assert set(printed) == {name for name in names if name.split("/")[0] in ("book", "chapters")}
+    pages = {name for name in names if name.split("/")[0] in ("book", "chapters")}
+    assert set(printed) == {name for name in pages if not name.endswith("-solutions")}
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +101,7 @@ def test_pages_link_to_their_pdf_only_where_it_is_made(monkeypatch):
                    {"label": "download-pdf-button", "text": ".pdf", "javascript": "window.print()"}]
         group = {"label": "download-buttons", "buttons": buttons}
         context = {"header_buttons": [group], "pathto": lambda name, _: f"../{name}"}
-        download_pdf(None, CHAPTER, "page.html", context, None)
+        download_pdf(SimpleNamespace(srcdir=ROOT), CHAPTER, "page.html", context, None)
         return [(made["text"], made.get("url", made.get("javascript"))) for made in group["buttons"][1:]]
 
     monkeypatch.delenv("MEDTUTOR_PDF", raising=False)
