@@ -195,7 +195,8 @@ def release(chapters: Chapters, to: Annotated[Path, typer.Option(help="Folder th
     from medtutor import grading
     from medtutor.grading.release import release
 
-    for path in map(grading.exercises, chapters):
+    names = [path.name[:2] for path in notebook.chapters()] if chapters == ["all"] else chapters
+    for path in map(grading.exercises, names):
         release(path, to)
         typer.echo(f"{path.stem}: student edition {to / 'student' / path.name}, solutions in {to / 'instructor'}")
 

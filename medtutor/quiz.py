@@ -96,8 +96,9 @@ def export(chapter: str, to: Path, kind: str) -> Path:
 def rich(text: str, style: str) -> str:
     """Markdown as HTML; a single paragraph comes without its tag. Raises ValueError for a formula that is not TeX.
 
-    `style` says what becomes of a formula: MathML on a "page"; in a "cell" TeX, which the script of the quiz replaces
-    by MathML (a front end that drops scripts drops MathML too, but sets TeX); and TeX for an "lms".
+    `style` says what becomes of a formula: TeX on a "page", where the site sets it as it sets all others; TeX in a
+    "cell", which the script of the quiz replaces by MathML (a front end that drops scripts drops MathML too, but sets
+    TeX); and TeX for an "lms".
     """
     made = MARKDOWN.render(text, {"style": style}).strip()
     return made[3:-4] if made.startswith("<p>") and made.find("</p>") == len(made) - 4 else made
@@ -116,7 +117,8 @@ def _formula(renderer, tokens, index: int, options, env: dict) -> str:
     if braces or '"' in tex or "\\" in made or "href=" in made:  # it hands on what it does not know
         raise ValueError(f"the formula ${tex}$ holds a command that is not known, or a brace too many")
     made = made.replace(BAR, BAR.replace(">", ' lspace="0" rspace="0">'))
-    return made if env["style"] == "page" else f'<span data-math="{escape(made)}">{shown}</span>'
+    return f'<span class="math">{shown}</span>' if env["style"] == "page" else (
+        f'<span data-math="{escape(made)}">{shown}</span>')
 
 
 FILES.filters["rich"] = rich

@@ -28,7 +28,7 @@ from medtutor.grading.channel import receive
 CALLS = {"x86_64": (0xC000003E, 56, 57, 58, 272, 319, 447, 29, 425, 308),
          "aarch64": (0xC00000B7, 220, 97, 279, 447, 194, 425, 268)}
 #: Of one submission: seconds in all and of one cell or call, MB of memory and of files.
-LIMITS = {"seconds": 120, "cell": 20, "memory": 4096, "disk": 64}
+LIMITS = {"seconds": 120, "cell": 30, "memory": 4096, "disk": 64}
 #: Most seconds until a process is ready, which is not the student's time.
 START = 100
 OPTIONS = ("--unshare-all", "--unshare-user", "--uid", "1001", "--gid", "1001", "--cap-drop", "ALL", "--new-session",

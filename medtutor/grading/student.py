@@ -14,6 +14,7 @@ import sys
 
 from IPython.core.interactiveshell import InteractiveShell
 
+import medtutor.exercise  # noqa: F401  torch comes with it: loaded here, it is not on the notebook's time
 from medtutor.grading.channel import decode, encode, receive, send
 
 

@@ -74,8 +74,9 @@ CELLS = {
                      NOTHING),
     "forged-flood": (FIND_THE_PIPE + "while True:\n    try: forge({'id': '0', 'value': 'x' * 10**6})\n"
                      "    except BaseException: pass", NOTHING),
-    "forged-runner": ("import sys\nframe = sys._getframe()\nwhile frame.f_code.co_name != 'main':\n"
-                      "    frame = frame.f_back\nframe.f_globals['answer'] = lambda *_: 7.0", NOTHING),
+    "forged-runner": ("import gc\nfor found in gc.get_objects():\n"
+                      "    if type(found) is type(lambda: 0) and found.__name__ == 'answer':\n"
+                      "        found.__globals__['answer'] = lambda *_: 7.0", NOTHING),
 }
 
 
