@@ -21,12 +21,18 @@ def chromium() -> str | None:
 def names(source: Path) -> list[str]:
     """The pages of the book at `source` in reading order, such as `book/index`."""
     toc = yaml.safe_load((source / "_toc.yml").read_text(encoding="utf-8"))
-    return [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]
+
+    def files(entry: dict) -> list[str]:
+        below = [*entry.get("parts", []), *entry.get("chapters", []), *entry.get("sections", [])]
+        own = [entry[key] for key in ("root", "file") if key in entry]
+        return own + [name for part in below for name in files(part)]
+
+    return files(toc)
 
 
 def path(name: str) -> str:
-    """Where the PDF of a page lies in the site, without two folders: `chapters/01-x` is `pdf/01-x.pdf`."""
-    return f"{FOLDER}/{Path(name).name}.pdf"
+    """Where the PDF of a page lies in the site."""
+    return f"{FOLDER}/{name}.pdf"
 
 
 def make(html: Path, pages: list[str], base: str) -> Path:
@@ -40,10 +46,10 @@ def make(html: Path, pages: list[str], base: str) -> Path:
         public_links(pdf, html.resolve().as_uri(), base.rstrip("/"))
         pdf.write(to)
 
-    (html / FOLDER).mkdir(exist_ok=True)
     bound = PdfWriter()
     for name in pages:
         page, made = (html / f"{name}.html").resolve(), html / path(name)
+        made.parent.mkdir(parents=True, exist_ok=True)
         run = subprocess.run([
             chromium(), "--headless", "--disable-gpu", "--no-pdf-header-footer", "--generate-pdf-document-outline",
             *["--no-sandbox"] * (os.geteuid() == 0), f"--print-to-pdf={made}", page.as_uri(),

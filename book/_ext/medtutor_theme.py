@@ -54,8 +54,9 @@ def finish_page(app, pagename, templatename, context, doctree) -> None:
 
 def download_pdf(app, pagename, templatename, context, doctree) -> None:
     """Offer the PDFs of the page and of the book instead of the browser's print, where medtutor.site prints them."""
+    printed = os.environ.get("MEDTUTOR_PDF") and pagename in pdf.names(Path(app.srcdir))
     for group in context.get("header_buttons", []):
-        if os.environ.get("MEDTUTOR_PDF") and group.get("label") == "download-buttons":
+        if printed and group.get("label") == "download-buttons":
             group["buttons"] = [button for button in group["buttons"] if button["label"] != "download-pdf-button"]
             for text, name in ((".pdf", pdf.path(pagename)), ("whole book, .pdf", f"{pdf.FOLDER}/{pdf.BOOK}")):
                 group["buttons"].append({"type": "link", "url": context["pathto"](name, 1), "text": text, "tooltip": "",

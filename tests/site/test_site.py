@@ -6,6 +6,7 @@ from urllib.parse import unquote, urlparse
 
 import pytest
 import yaml
+from conftest import HARMLESS
 
 from medtutor import notebook
 
@@ -168,8 +169,8 @@ def test_other_addresses_lead_on(open_page, site):
     for old, new in moved.items():
         page = open_page(old)
         page.wait_for_url(f"**/{new}.html")
-        assert page.locator("h1").is_visible()
-        assert page.problems == []
+        assert page.get_by_role("heading", level=1).is_visible()
+        assert not [problem for problem in page.problems if not HARMLESS.search(problem)]
     page = open_page("404")
     page.goto(page.url.replace("404.html", "book/executions.html#versions"))
     page.wait_for_url("**/book/status.html#versions")
