@@ -52,6 +52,14 @@ def finish_page(app, pagename, templatename, context, doctree) -> None:
         context["body"] = context["body"].replace(attributes, "")
 
 
+def named_toggles(app, pagename, templatename, context, doctree) -> None:
+    """Name the buttons of the navigation that show the pages below a chapter: the theme gives them an icon only."""
+    make = context.get("generate_toctree_html")
+    if make:
+        context["generate_toctree_html"] = lambda *given, **options: str(make(*given, **options)).replace(
+            "<summary>", '<summary aria-label="Pages below this one">')
+
+
 def download_pdf(app, pagename, templatename, context, doctree) -> None:
     """Offer the PDFs of the page and of the book instead of the browser's print, where medtutor.site prints them."""
     printed = os.environ.get("MEDTUTOR_PDF") and pagename in pdf.names(Path(app.srcdir))
@@ -104,6 +112,7 @@ def setup(app) -> dict:
     app.connect("html-page-context", needed_scripts, priority=900)
     app.connect("html-page-context", finish_page)
     app.connect("html-page-context", download_pdf, priority=900)
+    app.connect("html-page-context", named_toggles, priority=900)
     app.connect("build-finished", sitemap)
     app.connect("build-finished", moved_pages)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
