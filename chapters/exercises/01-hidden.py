@@ -1,21 +1,11 @@
 """Hidden tests of the exercises of chapter 01. The docstring is what a student reads where a test fails."""
 
 import itertools
-import json
-from pathlib import Path
 
 import pytest
 import torch
 
-
-def given(*grade_ids: str) -> dict:
-    """What the imports and these locked cells of the exercise notebook define: the data of a student, for the judge."""
-    notebook = json.loads(Path(__file__).with_name("01-unet-and-attention.ipynb").read_text(encoding="utf-8"))
-    cells = {cell["metadata"]["nbgrader"]["grade_id"]: "".join(cell["source"]) for cell in notebook["cells"]}
-    names = {"STUDENT": "nobody"}
-    for grade_id in ("imports", *grade_ids):
-        exec(cells[grade_id], names)
-    return names
+from medtutor.grading import given
 
 
 @pytest.mark.points("01.1", 1)
@@ -141,7 +131,7 @@ def test_a_map_that_never_changes_proves_nothing(student):
 @pytest.mark.points("01.4", 2)
 def test_finders_of_your_own_networks(student):
     """Not these networks see the lesion of their patient, or not with this mean D. Is STUDENT your own id?"""
-    networks, lesion = given("01-4-given")["reading_room"](student.id)
+    networks, lesion = given("01", "01-4-given")["reading_room"](student.id)
     means = {name: float(evidence(maps, lesion).mean()) for name, maps in networks.items()}
     assert student.value("finders") == pytest.approx({k: v for k, v in means.items() if v > 0.4}, abs=0.01)
 

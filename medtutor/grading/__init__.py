@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medtutor.notebook import book_root, nearest
+from medtutor.notebook import book_root, nearest, read
 
 
 def exercises(chapter: str) -> Path:
@@ -25,3 +25,13 @@ def exercises(chapter: str) -> Path:
 def beside(notebook: Path, kind: str) -> Path:
     """The file of that kind ("hidden.py") that belongs to an exercise notebook."""
     return notebook.with_name(f"{notebook.name[:2]}-{kind}")
+
+
+def given(chapter: str, *cell_ids: str) -> dict:
+    """What the imports and these locked cells of a chapter's exercise notebook define: for hidden tests, which draw a
+    student's personal data anew."""
+    cells = {cell.metadata.nbgrader.grade_id: cell.source for cell in read(exercises(chapter)).cells}
+    names = {"STUDENT": "nobody"}
+    for cell_id in ("imports", *cell_ids):
+        exec(cells[cell_id], names)
+    return names
