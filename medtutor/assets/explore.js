@@ -14,7 +14,7 @@
   function start(root) {
     var figure = root.querySelector("figure"), picture = root.querySelector("img"), caption = root.querySelector("figcaption");
     var canvas = element("canvas", { width: data.width, height: data.height, role: "img",
-      style: picture.getAttribute("style") + ";width:" + picture.getAttribute("width") + "px" }, figure);
+      style: picture.getAttribute("style") + ";vertical-align:middle;width:" + picture.getAttribute("width") + "px" }, figure);
     var box = element("div", { class: "medtutor-controls" }, root);
     // JupyterLab would take the arrow keys for itself.
     box.addEventListener("keydown", function (event) { event.stopPropagation(); });
@@ -34,7 +34,7 @@
       var slider = element("input", { type: "range", min: 0, max: given.labels.length - 1, step: 1, autocomplete: "off",
         style: "flex:1 1 9em;min-height:1.8em" }, label);
       slider.value = given.first;
-      element("span", { "aria-hidden": "true", style: "min-width:3em" }, label);
+      element("span", { "aria-hidden": "true", style: "min-width:3em" }, label, given.labels[given.first]);
       slider.addEventListener("input", show);
       if (given.labels.length > 2) player(slider, row, given);
       return slider;
