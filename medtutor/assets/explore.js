@@ -14,7 +14,7 @@
   function start(root) {
     var figure = root.querySelector("figure"), picture = root.querySelector("img"), caption = root.querySelector("figcaption");
     var canvas = element("canvas", { width: data.width, height: data.height, role: "img",
-      style: picture.getAttribute("style") + ";vertical-align:middle;width:" + picture.getAttribute("width") + "px" }, figure);
+      style: picture.getAttribute("style") + ";width:" + picture.getAttribute("width") + "px" }, figure);
     var box = element("div", { class: "medtutor-controls" }, root);
     // JupyterLab would take the arrow keys for itself.
     box.addEventListener("keydown", function (event) { event.stopPropagation(); });
