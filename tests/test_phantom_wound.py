@@ -1,10 +1,9 @@
-"""Wound photographs: areas through the sticker, domains, determinism; and the gallery's sheets of every modality."""
+"""Wound photographs: areas through the sticker, domains, determinism."""
 
-import numpy as np
 import pytest
 import torch
 
-from medtutor.phantom import gallery, wound
+from medtutor.phantom import wound
 
 
 def dice(a, b):
@@ -69,18 +68,3 @@ def test_a_patient_does_not_depend_on_the_cohort(domain):
 def test_bad_input_says_what_to_do():
     with pytest.raises(ValueError, match="domain must be one of fresh, ulcer"):
         wound.cohort(2, 16, domain="burn")
-    with pytest.raises(ValueError, match="choose from thorax-xray"):
-        gallery.sheet("spect")
-
-
-@pytest.mark.parametrize("name", gallery.MODALITIES)
-def test_gallery_sheets(name):
-    sheet = gallery.sheet(name, n=4, size=32)
-    assert sheet.dtype == np.uint8
-    assert sheet.shape == ((4, 32, 32, 3) if name in ("skin", "wound") else (4, 32, 32))
-    assert sheet.std() > 20
-    assert len({row.tobytes() for row in sheet}) == 4
-    modality = gallery.MODALITIES[name]
-    assert modality.description.endswith(".")
-    assert modality.unrealistic.endswith(".")
-    assert modality.stands_for.endswith(".")

@@ -1,6 +1,6 @@
-"""Directives for the pages around the chapters: paper index, claims ledger, executions, datasets, patient gallery.
+"""Directives for the pages around the chapters: paper index, claims ledger, executions, datasets.
 
-All of them read executed notebooks, book/papers.yml, the dataset catalogue and the phantom when the site is built;
+All of them read executed notebooks, book/papers.yml and the dataset catalogue when the site is built;
 nothing is kept beside these. Tables are plain HTML with captions and scopes; on a narrow screen wide ones are stacked.
 """
 
@@ -262,93 +262,6 @@ class DatasetCatalogue(Page):
         return [html(table("Public datasets", ["Dataset", "Holds", "Licence", "Please cite"], rows, "datasets"))]
 
 
-class PatientGallery(Page):
-    """One contact sheet of the digital patient for each modality, drawn anew at every build."""
-
-    def content_nodes(self):
-        from medtutor.phantom.gallery import MODALITIES
-
-        folder = self.source() / "book" / "drawn"
-        folder.mkdir(exist_ok=True)
-        return [part for name, modality in MODALITIES.items() for part in self.sheet(folder, name, modality)]
-
-    def sheet(self, folder: Path, name: str, modality) -> list[nodes.Node]:
-        from PIL import Image
-
-        from medtutor.phantom.gallery import sheet
-
-        Image.fromarray(tiles(sheet(name, n=12, size=128), columns=4)).save(folder / f"{name}.png", optimize=True)
-        section = nodes.section(ids=[f"patient-{name}"], names=[f"patient-{name}"])
-        part, *kind = name.replace("xray", "X-ray", 1).split("-", 1)
-        section += nodes.title(text=" ".join([part.capitalize(), *(k if "-" in k else k.upper() for k in kind)]))
-        section += nodes.paragraph(text=modality.description)
-        alt = f"Twelve samples in three rows. {modality.description}"
-        section += nodes.image(uri=f"/book/drawn/{name}.png", alt=alt, width="100%")
-        for head, text in (("Not realistic", modality.unrealistic), ("Stands in for", modality.stands_for)):
-            section += nodes.paragraph("", "", nodes.strong(text=f"{head}: "), nodes.Text(text))
-        return [section]
-
-
-class PatientVolume(Page):
-    """A CT volume of the digital patient in the viewer of the chapters."""
-
-    def content_nodes(self):
-        from medtutor import viewer
-        from medtutor.phantom import abdomen
-
-        body = abdomen.cohort(1, 80, seed=3, kind="volume", fov=(170, 290, 290), noisy=False, window=(-160, 240))
-        hu, mask = body.volume[0, 0] * 400 - 160, body.mask[0]
-        names = body.names["mask"][1 : int(mask.max()) + 1]
-        text = viewer.html(hu[::2], truth=mask[::2], names=names, unit="HU",
-                           alt="Axial slices through the abdominal CT of one digital patient, organs outlined.")
-        return [html(text)]
-
-
-class PatientWords(Page):
-    """One follow-up film with its facts, its report in every style, and questions with their answers."""
-
-    def content_nodes(self):
-        from PIL import Image
-
-        from medtutor.phantom import language, questions, thorax
-
-        films = thorax.cohort(40, 256, seed=5, visits=2)
-        known = {case: language.facts(films, case) for case in range(1, len(films), 2)}
-        case = min(known, key=lambda c: abs(sum(fact.told for fact in known[c]) - 4))
-        told = [fact for fact in known[case] if fact.told]
-        folder = self.source() / "book" / "drawn"
-        folder.mkdir(exist_ok=True)
-        Image.fromarray(films.image[case, 0].mul(255).byte().numpy()).save(folder / "words.png", optimize=True)
-        rows = [[f.finding, f.presence, f.side or "-", f.zone or "-", f.severity or "-", f.change or "-"] for f in told]
-        parts = [nodes.image(uri="/book/drawn/words.png", width="256px", alt="A chest radiograph of the digital "
-                             f"patient, at the second visit, with {', '.join(fact.finding for fact in told)}."),
-                 html(table("What is known of this film (all other findings are absent)",
-                            ["Finding", "Presence", "Side", "Zone", "Severity", "Since the first visit"], rows))]
-        shown = language.pertinent(known[case], seed=1)
-        for style in language.words()["styles"]:
-            text = language.report(shown, style, seed=2, view="PA", indication=told[0].finding).text
-            parts += [nodes.paragraph("", "", nodes.strong(text=f"Style: {style}")),
-                      nodes.literal_block(text, text, language="none", classes=["report"])]
-        asked = questions.questions(known[case], seed=4, balance=0.5)
-        some = [next(q for q in asked if q.kind == kind) for kind in dict.fromkeys(q.kind for q in asked)]
-        return [*parts, html(table("Questions on the same film, one of each kind", ["Question", "Answer", "Options"],
-                                   [[escape(q.text), q.answer, ", ".join(q.options[:6])] for q in some]))]
-
-
-def tiles(pictures, columns: int, gap: int = 4):
-    """Pictures (n, h, w) or (n, h, w, 3) as one white-gapped sheet; n is a multiple of `columns`."""
-    import numpy as np
-
-    n, h, w = pictures.shape[:3]
-    rows = n // columns
-    shape = (rows * (h + gap) - gap, columns * (w + gap) - gap, *pictures.shape[3:])
-    page = np.full(shape, 255, np.uint8)
-    for index, picture in enumerate(pictures):
-        top, left = index // columns * (h + gap), index % columns * (w + gap)
-        page[top:top + h, left:left + w] = picture
-    return page
-
-
 class Outputs:
     """myst-nb renderer plugin for what the chapters display.
 
@@ -381,7 +294,4 @@ def setup(app) -> dict:
     app.add_directive("executions", Executions)
     app.add_directive("chapter-facts", ChapterFacts)
     app.add_directive("dataset-catalogue", DatasetCatalogue)
-    app.add_directive("patient-gallery", PatientGallery)
-    app.add_directive("patient-volume", PatientVolume)
-    app.add_directive("patient-words", PatientWords)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,14 +1,13 @@
 """The digital patient: procedural cohorts whose anatomy, findings and masks are known exactly.
 
-`body` is the engine, `texture` the randomness and the detectors; each modality has `cohort(n, size, seed, ...)`;
-`language` and `questions` put into words what a cohort knows.
+`body` is the engine, `texture` the randomness and the detectors; each modality has `cohort(n, size, seed, ...)`.
 Submodules load on first use, so that importing this package costs nothing.
 """
 
 from importlib import import_module
+from pkgutil import iter_modules
 
-_SUBMODULES = ("abdomen", "body", "brain", "cache", "corruptions", "facts", "gallery", "growth", "language",
-               "language_read", "mri", "questions", "shape", "skin", "texture", "thorax", "warp", "wound")
+_SUBMODULES = tuple(sorted(module.name for module in iter_modules(__path__)))
 
 
 def __getattr__(name: str):

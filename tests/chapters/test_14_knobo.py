@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from medtutor.phantom.facts import Fact
+from medtutor.language import Fact
 
 # ---- the prior
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from medtutor.phantom import language
-from medtutor.phantom.facts import Fact
+from medtutor import language
+from medtutor.language import Fact
 
 KNOWN = (Fact("effusion", "present", "left", "", "mild"), Fact("mass", "uncertain", "right", "upper"),
          Fact("pneumothorax", "absent"), Fact("edema", "absent"), Fact("cardiomegaly", "present", "", "", "severe"))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from random import Random
 
-from medtutor.phantom.facts import MIRROR, VALUES, Fact, a, canonical, compare, entry_of, words
+from medtutor.language.known import MIRROR, VALUES, Fact, a, canonical, compare, entry_of, words
 
 YES_NO = ("no", "yes", "uncertain")
 MODALITIES = ("X-ray", "CT", "MRI", "ultrasound", "dermoscopy")

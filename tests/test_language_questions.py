@@ -4,12 +4,12 @@ import re
 from random import Random
 
 import pytest
-from test_phantom_language import REGIONS, STYLES, some_facts
+from test_language import REGIONS, STYLES, some_facts
 
-from medtutor.phantom.facts import Fact, canonical, compare, words
-from medtutor.phantom.language import report
-from medtutor.phantom.language_read import read
-from medtutor.phantom.questions import YES_NO, contradict, opposite, probe, progress, questions, tree, vocabulary
+from medtutor.language import report
+from medtutor.language.known import Fact, canonical, compare, words
+from medtutor.language.questions import YES_NO, contradict, opposite, probe, progress, questions, tree, vocabulary
+from medtutor.language.reader import read
 
 STATES = {"is new": "new", "has worsened": "worse", "has improved": "better", "is unchanged": "unchanged",
           "has resolved": "resolved"}

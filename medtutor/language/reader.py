@@ -10,7 +10,7 @@ import re
 from dataclasses import replace
 from functools import lru_cache
 
-from medtutor.phantom.facts import Fact, canonical, words
+from medtutor.language.known import Fact, canonical, words
 
 SKIPPED = "clinical details|clinical history|indication|hx|history|examination|exam|technique|comparison"
 HEADERS = re.compile(rf"(?im)^[ ]*({SKIPPED}|findings|report|impression|conclusion|opinion|in summary)[ ]*:")

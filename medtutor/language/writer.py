@@ -1,6 +1,6 @@
 """The words of the digital patient: reports in several styles, captions, prompts, phrases with boxes.
 
-`facts.facts` reads a `Cohort`, `report` writes, `language_read.read` reads back, `questions` asks. All choices depend
+`known.facts` reads a `Cohort`, `report` writes, `reader.read` reads back, `questions` asks. All choices depend
 on `seed` and the arguments only.
 """
 
@@ -12,7 +12,7 @@ from random import Random
 from typing import NamedTuple
 
 from medtutor.cohort import Cohort
-from medtutor.phantom.facts import MIRROR, Fact, a, canonical, compare, entry_of, facts, knowledge, region_of, words
+from medtutor.language.known import MIRROR, Fact, a, canonical, compare, entry_of, facts, knowledge, region_of, words
 
 __all__ = ["Fact", "Report", "Sentence", "canonical", "caption", "compare", "facts", "knowledge", "pertinent",
            "phrases", "prompts", "report", "words", "written"]
@@ -161,7 +161,7 @@ def report(known, style: str = "prose", seed: int = 0, view: str = "", indicatio
         entry = entry_of(table, fact.finding)
         if not entry["site"] and (fact.side or fact.zone) or entry["grade"] == "none" and (
                 fact.severity or fact.change in ("worse", "better")):
-            raise ValueError(f"language.yml gives {fact.finding} no site or no grade for {fact}")
+            raise ValueError(f"words.yml gives {fact.finding} no site or no grade for {fact}")
     hand = _Hand(table, table["styles"][style], Random(f"{style}/{seed}"))
     order, layout, british = hand.style["order"], hand.style["layout"], hand.style["spelling"] == "british"
     groups = [*(g for g in order if g in table["groups"]), *(g for g in table["groups"] if g not in order)]

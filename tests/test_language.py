@@ -10,11 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medtutor import language
 from medtutor.cohort import Cohort
-from medtutor.phantom import language, thorax
-from medtutor.phantom.facts import VALUES, Fact, canonical, compare, facts, knowledge, region_of, words
-from medtutor.phantom.language import caption, pertinent, phrases, prompts, report, written
-from medtutor.phantom.language_read import mentions, read
+from medtutor.language import caption, pertinent, phrases, prompts, report, written
+from medtutor.language.known import VALUES, Fact, canonical, compare, facts, knowledge, region_of, words
+from medtutor.language.reader import mentions, read
+from medtutor.phantom import thorax
 
 REGIONS = ("thorax", "skin", "brain")
 STYLES = tuple(words()["styles"])
@@ -310,13 +311,13 @@ def test_indication_asks_for_a_denial():
 def test_errors_say_what_to_do():
     with pytest.raises(ValueError, match="no style 'novel'; choose from prose"):
         report([], "novel")
-    with pytest.raises(ValueError, match=r"no words for finding 'gout'.*add it to language.yml"):
+    with pytest.raises(ValueError, match=r"no words for finding 'gout'.*add it to words.yml"):
         report([Fact("gout")])
     with pytest.raises(ValueError, match="gives cardiomegaly no site"):
         report([Fact("cardiomegaly", side="left")])
     with pytest.raises(ValueError, match="no words for region 'knee'"):
         report([], region="knee")
-    with pytest.raises(ValueError, match="no region of language.yml has all of effusion, gout"):
+    with pytest.raises(ValueError, match="no region of words.yml has all of effusion, gout"):
         region_of(("effusion", "gout"))
     with pytest.raises(ValueError, match="names of the findings"):
         facts(Cohort(image=torch.zeros(1, 1, 4, 4)), 0)

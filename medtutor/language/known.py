@@ -1,6 +1,6 @@
 """What is known of a case: facts, their normal form, and the tables of words that writer and reader share.
 
-Every word comes from language.yml, where a region (thorax, skin, brain) is a table.
+Every word comes from words.yml, where a region (thorax, skin, brain) is a table.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ def words(region: str = "thorax") -> dict:
     `aside` is what is no illness, such as a device. Raises ValueError for a region without a table."""
     import yaml
 
-    text = files("medtutor.phantom").joinpath("language.yml").read_text(encoding="utf-8")
+    text = files("medtutor.language").joinpath("words.yml").read_text(encoding="utf-8")
     table = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     regions = {name: tuple(entry["findings"]) for name, entry in table.items() if "findings" in entry}
     if region not in regions:
-        raise ValueError(f"no words for region {region!r}; choose from {', '.join(regions)} or add it to language.yml")
+        raise ValueError(f"no words for region {region!r}; choose from {', '.join(regions)} or add it to words.yml")
     for entry in table[region]["findings"].values():
         split = [noun.partition("/") for noun in entry["nouns"]]
         entry["nouns"] = [(one, one + end if end == "s" else end or one, end != "") for one, _, end in split]
@@ -69,7 +69,7 @@ def words(region: str = "thorax") -> dict:
 def entry_of(table: dict, finding: str) -> dict:
     if finding not in table["findings"]:
         raise ValueError(f"no words for finding {finding!r}: use one of {', '.join(table['findings'])}, "
-                         "or add it to language.yml")
+                         "or add it to words.yml")
     return table["findings"][finding]
 
 
@@ -144,7 +144,7 @@ def region_of(names: tuple[str, ...]) -> str:
     for region, findings in words()["regions"].items():
         if set(names) <= set(findings):
             return region
-    raise ValueError(f"no region of language.yml has all of {', '.join(names)}; add the missing findings to one")
+    raise ValueError(f"no region of words.yml has all of {', '.join(names)}; add the missing findings to one")
 
 
 def _state(cohort: Cohort, case: int, table: dict) -> dict[tuple[str, str], tuple[float, str]]:
