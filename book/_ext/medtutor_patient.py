@@ -29,7 +29,7 @@ class PatientGallery(Page):
         part, *kind = name.replace("xray", "X-ray", 1).split("-", 1)
         section += nodes.title(text=" ".join([part.capitalize(), *(k if "-" in k else k.upper() for k in kind)]))
         section += nodes.paragraph(text=modality["description"])
-        alt = f"Twelve samples in three rows. {modality["description"]}"
+        alt = "Twelve samples in three rows. " + modality["description"]
         section += nodes.image(uri=f"/book/drawn/{name}.png", alt=alt, width="100%")
         for head, key in (("Not realistic", "unrealistic"), ("Stands in for", "stands_for")):
             section += nodes.paragraph("", "", nodes.strong(text=f"{head}: "), nodes.Text(modality[key]))
