@@ -21,7 +21,7 @@ from medtutor.phantom.cache import cached
 from medtutor.phantom.gallery import made
 
 SIZE = 64
-#     name: call, patients (None: as asked), what one case is counted as
+#     name: call, most patients (None: as asked)
 CALLS = {
     "thorax X-ray 64x64": ("thorax.cohort(n, 64)", None),
     "thorax CT slice 64x64": ("thorax.cohort(n, 64, modality='ct')", None),
@@ -74,8 +74,8 @@ def main(n: int = 256) -> None:
           f"{marched / closed:.0f} times as fast")
     with tempfile.TemporaryDirectory() as folder:
         os.environ["MEDTUTOR_CACHE"] = folder
-        made, loaded = seconds(lambda: thorax.cohort(n, SIZE)), seconds(lambda: cached(thorax.cohort, n, SIZE))
-        print(f"thorax X-rays from the cache: {made / loaded:.0f} times as fast, {n / loaded:.0f} / s")
+        drawn, loaded = seconds(lambda: thorax.cohort(n, SIZE)), seconds(lambda: cached(thorax.cohort, n, SIZE))
+        print(f"thorax X-rays from the cache: {drawn / loaded:.0f} times as fast, {n / loaded:.0f} / s")
 
 
 if __name__ == "__main__":
