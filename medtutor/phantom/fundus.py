@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from medtutor.cohort import Cohort
-from medtutor.phantom import kernels
-from medtutor.phantom.texture import Draws, blur, boxes, cloud, noise, px, unit_grid
+from medtutor.phantom.texture import Draws, blur, boxes, cloud, noise, px, strokes, unit_grid
 
 PREVALENCE = {"glaucoma": 0.3, "haemorrhages": 0.35, "exudates": 0.3}
 # Most of a kind, least and largest width (degrees), length over width at most, spread about the focus (field radii).
 SPOTS = {"haemorrhages": (32, 0.25, 1.3, 2.2, 0.16), "exudates": (40, 0.25, 0.8, 1.8, 0.1),
          "cotton-wool spots": (4, 1.1, 2.2, 1.6, 0.2), "drusen": (40, 0.3, 0.9, 1.0, 0.12)}
 LAYERS = ("arteries", "veins", *SPOTS, "disc", "cup", "macula", "vessels", "lesions")
-SOFT, LEAST = np.array((0, 0, 0.1, 0.1, 0.8, 0.6, 0)), np.array((1, 1, 1.5, 1.5, 1.5, 1.5, 1))  # of strokes, by layer
+SOFT, LEAST = (0.0, 0.0, 0.1, 0.1, 0.8, 0.6, 0.0), (1.0, 1.0, 1.5, 1.5, 1.5, 1.5, 1.0)  # of strokes, by layer
 LARGE_CUP = 0.6  # vertical cup-to-disc ratio from which a disc counts as glaucomatous
 # Of what leaves the disc: heading, bend (degrees, anticlockwise from the nose), length, width of vein (degrees).
 TRUNKS = ((98, -98, 64, -64, 150, -150, 12), (92, -92, -30, 30, 34, -34, -12), (40, 40, 26, 26, 10, 10, 16),
@@ -32,9 +30,9 @@ STEPS = 17  # points of a vessel
 # retina's brightness and, in the same order, the brightness or optical density of each.
 OPACITY = {"pigment": 0, "macula": 0, "choroid": 0, "sheen": 0.3, "drusen": 0.45, "disc": 0.9, "cup": 0.95,
            "exudates": 0.9, "cotton-wool spots": 0.75, "haemorrhages": 0, "veins": 0, "arteries": 0, "reflex": 0}
-LOOK = {"colour": ((0.86, 0.30, 0.24, -0.06, 0.92, 0.96, 0.95, 1.00, 0.98, 0.96, 0.50, 0.30, 0.10, -0.12),
-                   (0.32, 0.75, 0.42, -0.33, 0.60, 0.68, 0.56, 0.88, 0.86, 0.82, 1.00, 0.85, 0.62, -0.42),
-                   (0.15, 0.65, 0.25, -0.22, 0.45, 0.30, 0.27, 0.62, 0.42, 0.66, 0.55, 0.45, 0.40, -0.30)),
+LOOK = {"colour": ((0.93, 0.30, 0.24, -0.06, 0.92, 0.96, 0.95, 1.00, 0.98, 0.96, 0.50, 0.30, 0.10, -0.12),
+                   (0.34, 0.75, 0.42, -0.33, 0.60, 0.68, 0.56, 0.88, 0.86, 0.82, 1.00, 0.85, 0.62, -0.42),
+                   (0.16, 0.65, 0.25, -0.22, 0.45, 0.30, 0.27, 0.62, 0.42, 0.66, 0.55, 0.45, 0.40, -0.30)),
         "slo": ((0.52, 0.10, 0.22, -0.16, 0.70, 0.62, 0.63, 0.95, 0.85, 0.74, 0.55, 0.75, 0.50, -0.60),),
         "en-face": ((0.50, -0.05, 0.35, -0.05, 0.80, 0.62, 0.34, 0.12, 0.88, 0.80, 0.60, 1.00, 0.90, 0.00),)}
 
@@ -94,15 +92,13 @@ def cohort(n: int, size: int = 64, seed: int = 0, modality: str = "colour", view
     place, width, kind = (torch.cat(pair, k) for pair, k in zip(zip(lines, spots, strict=True), (1, 1, 0), strict=True))
     place = torch.cat([place.flatten(1, 2), disc[:, None], 0 * disc[:, None]], 1)
     place = (((place - aim[:, None]) * mirror[:, None] / radius + 1) * size - 1) / 2
-    cover, found = (np.zeros((n, len(SOFT), size, size), kind) for kind in (np.float32, bool))
-    kernels.spread(kernels.strokes, n, place[:, :-2].view(n, -1, 2, 2).numpy(), (width * size / fov).numpy(),
-                   kind.numpy(), SOFT, LEAST, cover, found)
+    cover, found = strokes(place[:, :-2].view(n, -1, 2, 2), width * size / fov, size, kind, SOFT, LEAST)
     # ---- light
     patch, mottle, silk, glow, deep = (cloud(n, seed, f"fundus {k}", size, *form) for k, form in enumerate(
         ((3, 2, 3), (6, 2, 4), (8, 2, 2), (3,), (24, 2, 2))))
     dark, bright, yellow = (px(v) for v in (u(0, 0.5) + 0.7 * minor, u(0.1, 0.8), u(0.5, 1.3)))
     bare = px(u() ** 2) * (1 - torch.exp(-(away / 7) ** 2))
-    layer = dict(zip((*LAYERS[:6], "reflex"), torch.from_numpy(cover).unbind(1), strict=True))
+    layer = dict(zip((*LAYERS[:6], "reflex"), cover.unbind(1), strict=True))
     layer |= {name: layer[name] * px(1 - 0.65 * worse) for name in SPOTS} | {
         "choroid": torch.exp(-(deep / 0.25) ** 2) * bare,
         "pigment": dark * (1 + 0.15 * patch) + 0.12 * mottle + 0.5 * bare,
@@ -122,7 +118,7 @@ def cohort(n: int, size: int = 64, seed: int = 0, modality: str = "colour", view
     if noisy:
         white = noise(n, seed, f"fundus {modality} sensor", (len(look), size, size))
         image = image + white * (0.012 if modality == "colour" else 0.08 * image)
-    found = torch.from_numpy(found)[:, :6]
+    found = found[:, :6]
     masks = torch.stack([*found.unbind(1), rho < 1, rho < brim, away < 2.75, found[:, :2].any(1), found[:, 2:].any(1)],
                         1) & (gap > 0)[:, None]
     meta = {f"severity_{name}": s.float() for name, s in grade.items()} | zone | {
