@@ -39,37 +39,42 @@ LOOK = {"colour": ((0.93, 0.30, 0.24, -0.06, 0.92, 0.96, 0.95, 1.00, 0.98, 0.96,
 
 def cohort(n: int, size: int = 64, seed: int = 0, modality: str = "colour", view: str = "macula", fov: float = 45.0,
            prevalence: dict | None = None, severity: dict | None = None, group: float | Tensor = 0.2,
-           disadvantage: float = 0.0, noisy: bool = True) -> Cohort:
+           disadvantage: float | Tensor = 0.0, noisy: bool = True) -> Cohort:
     """n eyes, one picture each; patient i depends on `seed` and i only, and is the same eye in every `modality`.
 
     `image` in [0, 1]: (n, 3, size, size) RGB for "colour", (n, 1, size, size) for "slo" (scanning laser, near infrared)
     and "en-face" (a projection of OCT). `view` "macula" or "disc" is what the camera aims at, `fov` the field in
     degrees, 15 to 60. `mask` (n, 11, size, size) boolean layers `LAYERS`, `box` (n, 11, 4) around them; "vessels" is
-    arteries and veins, "lesions" the four kinds of spots; what is finer than a pixel is marked one pixel wide.
-    `landmark` (n, 2, 2): the centres of disc and fovea. `label` (n, 3) for names["label"]. Glaucoma is a cup-to-disc
-    ratio of `LARGE_CUP` or more, with a notch of the rim in some; haemorrhages and exudates (severe ones with
-    cotton-wool spots) lie in clusters within the field. Drusen come with age and are no finding.
+    arteries and veins, "lesions" all spots but drusen; what is finer than a pixel is marked one pixel wide.
+    `landmark` (n, 2, 2): the centres of disc and fovea in pixels, perhaps outside of a small field. `label` (n, 3), see
+    names["label"]: glaucoma is a cup-to-disc ratio of `LARGE_CUP` or more, with a notch of the rim in some;
+    haemorrhages and exudates (severe ones with cotton-wool spots) lie in clusters within the field, and drusen, which
+    come with age, are no finding.
     `prevalence`: a finding's probability, or one for each group; `severity` overrides it, (n,) or one number in
     [0, 1], 0 where absent: findings it leaves out are absent. `group`: the probability of group 1, the minority, or
-    (n,) groups; its eyes have more pigment. `disadvantage`, 0 to 1, makes lesions of group 1 fainter and moves their
-    clusters outwards. `noisy=False` leaves out sensor noise.
+    (n,) groups; its eyes have more pigment. `disadvantage`, 0 to 1, one or (n,), makes lesions of group 1 fainter and
+    moves their clusters away from the nose and down. `noisy=False` leaves out sensor noise.
     `meta`: severity_<finding> and severity_drusen; zone_<finding> of the cluster in the field, 0 upper, 1 middle, 2
     lower, -1 absent or not local; cup_to_disc (vertical, with the notch), notch, eye (0 right, 1 left), age, sex (0
     female, 1 male), group. Raises ValueError for values outside of these.
     """
-    given = [torch.as_tensor((severity or {}).get(name, 0.0)).double().expand(n) for name in PREVALENCE]
-    if (modality not in LOOK or view not in ("macula", "disc") or not 15 <= fov <= 60 or not 0 <= disadvantage <= 1
-            or {*(prevalence or ()), *(severity or ())} - {*PREVALENCE}
-            or not all(((s >= 0) & (s <= 1)).all() for s in given)):
-        raise ValueError(f'need modality {", ".join(LOOK)}, view "macula" or "disc", fov 15 to 60, disadvantage and '
-                         f"severities 0 to 1, findings {', '.join(PREVALENCE)}, but got {modality!r}, {view!r}, {fov}, "
-                         f"{disadvantage}, {severity}, {prevalence}")
+    odds = [torch.as_tensor(p).double() for p in (PREVALENCE | (prevalence or {})).values()]
+    each = [torch.as_tensor(v).double() for v in (group, disadvantage, *(severity or {}).values())]
+    if modality not in LOOK or view not in ("macula", "disc") or not 15 <= fov <= 60:
+        raise ValueError(f'modality must be {", ".join(LOOK)}, view "macula" or "disc", fov 15 to 60 degrees, but got '
+                         f"{modality!r}, {view!r}, {fov}")
+    if (any(v.shape not in ((), (n,)) for v in each) or any(p.shape not in ((), (2,)) for p in odds)
+            or not all(((v >= 0) & (v <= 1)).all() for v in odds + each)
+            or {*(prevalence or ()), *(severity or ())} - {*PREVALENCE}):
+        raise ValueError(f"group, disadvantage and severities of {', '.join(PREVALENCE)} must be 0 to 1, one or one per"
+                         f" patient, prevalences one or one per group; got {group}, {disadvantage}, {severity}, "
+                         f"{prevalence}")
     draws, camera, look = Draws(n, seed, "fundus eye", 64), Draws(n, seed, f"fundus {modality}", 16), LOOK[modality]
     u, radius, (x, y) = draws.uniform, fov / 2, unit_grid(size)
     left, sex, age, minor = u() < 0.5, u() < 0.5, u(30, 88), (u() < torch.as_tensor(group)).long()
-    chance = [torch.as_tensor((prevalence or {}).get(k, p)).expand(2)[minor] for k, p in PREVALENCE.items()]
-    drawn = u(0.15, 1, 3) * (u(0, 1, 3) < torch.stack(chance, 1))
-    grade = dict(zip(PREVALENCE, drawn.unbind(1) if severity is None else given, strict=True))
+    drawn = u(0.15, 1, 3) * (u(0, 1, 3) < torch.stack([p.expand(2)[minor] for p in odds], 1))
+    given = dict(zip(severity or (), (v.expand(n) for v in each[2:]), strict=True))
+    grade = {k: drawn[:, i] if severity is None else given.get(k, 0 * age) for i, k in enumerate(PREVALENCE)}
     grade["drusen"], worse = ((age - 55) / 33).clamp(0, 1) * u() * (u() < 0.6), minor * disadvantage
     # ---- disc, cup, and where the camera looks
     disc = torch.stack([15.5 + draws.normal(0, 0.6), draws.normal(-1.6, 0.7)], 1)
@@ -119,7 +124,7 @@ def cohort(n: int, size: int = 64, seed: int = 0, modality: str = "colour", view
         white = noise(n, seed, f"fundus {modality} sensor", (len(look), size, size))
         image = image + white * (0.012 if modality == "colour" else 0.08 * image)
     found = found[:, :6]
-    masks = torch.stack([*found.unbind(1), rho < 1, rho < brim, away < 2.75, found[:, :2].any(1), found[:, 2:].any(1)],
+    masks = torch.stack([*found.unbind(1), rho < 1, rho < brim, away < 2.75, found[:, :2].any(1), found[:, 2:5].any(1)],
                         1) & (gap > 0)[:, None]
     meta = {f"severity_{name}": s.float() for name, s in grade.items()} | zone | {
         "cup_to_disc": ((tall.amax(1) - tall.amin(1)) / 2).float(), "notch": notch, "eye": left.long(),

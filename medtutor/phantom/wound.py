@@ -36,7 +36,7 @@ def cohort(n: int, size: int = 64, seed: int = 0, domain: str = "fresh", noisy: 
     severities and `LEAST`; severity_slough, severity_necrosis and severity_granulation are shares of the wound bed
     (sum 1), severity_erythema is how red the skin around is. `box` (n, 1, 4) bounds the wound. `meta`: the severities,
     cm_per_pixel, area_cm2 (exact area of the wound), skin_tone (0 light to 1 dark), bandage, and what a sentence can
-    say: lesion_mask (n, 1, size, size), attribute (n, 1, 4), the wound's main colour, size (from 4 and 12 cm^2), shape
+    say: lesion_mask (n, 1, size, size), attribute (n, 1, 4), the wound's main colour, size (from 3 and 8 cm^2), shape
     and place in the picture as indices into names["attribute_<name>"]. `noisy=False` leaves out sensor noise. Patient i
     depends on `seed`, `domain` and i only.
     """
@@ -106,7 +106,7 @@ def cohort(n: int, size: int = 64, seed: int = 0, domain: str = "fresh", noisy: 
     area = math.pi * radius**2 * narrow * (outline(angle, waves, phase) ** 2).mean(1) * cm_per_unit**2
     share = torch.stack([slough * (1 - dead), dead, (1 - slough) * (1 - dead), angry.expand_as(r)], 1) * mask[:, None]
     share = share.sum((2, 3)) / mask.sum((1, 2))[:, None]
-    look = torch.stack([share[:, :3].argmax(1), (area > 4).long() + (area > 12), (narrow < 0.8).long(),
+    look = torch.stack([share[:, :3].argmax(1), (area > 3).long() + (area > 8), (narrow < 0.8).long(),
                         (centre[:, 0] > 0).long() + 2 * (centre[:, 1] > 0)], 1)[:, None]
     meta = {"cm_per_pixel": (2 * cm_per_unit / size).float(), "area_cm2": area.float(), "skin_tone": tone.float(),
             "bandage": bandaged, "lesion_mask": mask[:, None].bool(), "attribute": look}
