@@ -23,16 +23,16 @@ LAYERS = ("arteries", "veins", *SPOTS, "disc", "cup", "macula", "vessels", "lesi
 SOFT, LEAST = (0.0, 0.0, 0.1, 0.1, 0.8, 0.6, 0.0), (1.0, 1.0, 1.5, 1.5, 1.5, 1.5, 1.0)  # of strokes, by layer
 LARGE_CUP = 0.6  # vertical cup-to-disc ratio from which a disc counts as glaucomatous
 # Of what leaves the disc: heading, bend (degrees, anticlockwise from the nose), length, width of vein (degrees).
-TRUNKS = ((98, -98, 64, -64, 150, -150, 12), (92, -92, -30, 30, 34, -34, -12), (40, 40, 26, 26, 10, 10, 16),
+TRUNKS = ((98, -98, 64, -64, 150, -150, 12), (92, -92, -30, 30, 34, -34, -12), (44, 44, 28, 28, 10, 10, 17),
           (0.68, 0.68, 0.5, 0.5, 0.18, 0.18, 0.2))
 STEPS = 17  # points of a vessel
 # From below to above: the opacity of what lies on the retina; what has none absorbs. Then per modality and channel the
 # retina's brightness and, in the same order, the brightness or optical density of each.
 OPACITY = {"pigment": 0, "macula": 0, "choroid": 0, "sheen": 0.3, "drusen": 0.45, "disc": 0.9, "cup": 0.95,
            "exudates": 0.9, "cotton-wool spots": 0.75, "haemorrhages": 0, "veins": 0, "arteries": 0, "reflex": 0}
-LOOK = {"colour": ((0.93, 0.30, 0.24, -0.06, 0.92, 0.96, 0.95, 1.00, 0.98, 0.96, 0.50, 0.30, 0.10, -0.12),
-                   (0.34, 0.75, 0.42, -0.33, 0.60, 0.68, 0.56, 0.88, 0.86, 0.82, 1.00, 0.85, 0.62, -0.42),
-                   (0.16, 0.65, 0.25, -0.22, 0.45, 0.30, 0.27, 0.62, 0.42, 0.66, 0.55, 0.45, 0.40, -0.30)),
+LOOK = {"colour": ((0.93, 0.30, 0.24, -0.06, 0.92, 0.96, 0.95, 1.00, 0.98, 0.96, 0.45, 0.22, 0.06, -0.10),
+                   (0.33, 0.75, 0.42, -0.33, 0.60, 0.68, 0.56, 0.88, 0.86, 0.82, 1.00, 0.78, 0.55, -0.36),
+                   (0.18, 0.65, 0.25, -0.22, 0.45, 0.30, 0.27, 0.62, 0.42, 0.66, 0.55, 0.45, 0.40, -0.30)),
         "slo": ((0.52, 0.10, 0.22, -0.16, 0.70, 0.62, 0.63, 0.95, 0.85, 0.74, 0.55, 0.75, 0.50, -0.60),),
         "en-face": ((0.50, -0.05, 0.35, -0.05, 0.80, 0.62, 0.34, 0.12, 0.88, 0.80, 0.60, 1.00, 0.90, 0.00),)}
 
@@ -67,8 +67,7 @@ def cohort(n: int, size: int = 64, seed: int = 0, modality: str = "colour", view
             or not all(((v >= 0) & (v <= 1)).all() for v in odds + each)
             or {*(prevalence or ()), *(severity or ())} - {*PREVALENCE}):
         raise ValueError(f"group, disadvantage and severities of {', '.join(PREVALENCE)} must be 0 to 1, one or one per"
-                         f" patient, prevalences one or one per group; got {group}, {disadvantage}, {severity}, "
-                         f"{prevalence}")
+                         f" patient, prevalences one or one per group; got {severity}, {prevalence}, {group=}")
     draws, camera, look = Draws(n, seed, "fundus eye", 64), Draws(n, seed, f"fundus {modality}", 16), LOOK[modality]
     u, radius, (x, y) = draws.uniform, fov / 2, unit_grid(size)
     left, sex, age, minor = u() < 0.5, u() < 0.5, u(30, 88), (u() < torch.as_tensor(group)).long()
@@ -111,7 +110,7 @@ def cohort(n: int, size: int = 64, seed: int = 0, modality: str = "colour", view
         "sheen": torch.exp(-(rho / 2.6) ** 2) * bright * (1 + 0.2 * silk),
         "disc": torch.sigmoid((1 - rho) * 22), "cup": torch.sigmoid((brim - rho) * 16)}
     base, *tones = torch.tensor(look)[..., None, None].unbind(1)
-    image = (base * torch.exp(camera.normal(0, 0.08, len(look)))[..., None, None]).float()
+    image = (base * torch.exp(camera.normal(0, 0.1, len(look)))[..., None, None]).float()
     for (name, opacity), tone in zip(OPACITY.items(), tones, strict=True):
         part = layer[name].float()[:, None]
         image = torch.lerp(image, tone, (opacity * part).clamp(0, 1)) if opacity else image * torch.exp(-tone * part)
@@ -123,17 +122,15 @@ def cohort(n: int, size: int = 64, seed: int = 0, modality: str = "colour", view
     if noisy:
         white = noise(n, seed, f"fundus {modality} sensor", (len(look), size, size))
         image = image + white * (0.012 if modality == "colour" else 0.08 * image)
-    found = found[:, :6]
-    masks = torch.stack([*found.unbind(1), rho < 1, rho < brim, away < 2.75, found[:, :2].any(1), found[:, 2:5].any(1)],
-                        1) & (gap > 0)[:, None]
+    masks = torch.stack([*found[:, :6].unbind(1), rho < 1, rho < brim, away < 2.75, found[:, :2].any(1),
+                         found[:, 2:5].any(1)], 1) & (gap > 0)[:, None]
     meta = {f"severity_{name}": s.float() for name, s in grade.items()} | zone | {
         "cup_to_disc": ((tall.amax(1) - tall.amin(1)) / 2).float(), "notch": notch, "eye": left.long(),
         "age": age.float(), "sex": sex.long(), "group": minor}
     return Cohort(image=image.clamp(0, 1), mask=masks, box=boxes(masks), landmark=place[:, -2:].float(), meta=meta,
                   label=torch.stack([grade[name] > 0 for name in PREVALENCE], 1).float(),
                   names={"image": ("red", "green", "blue") if len(look) > 1 else (modality,), "mask": LAYERS,
-                         "box": LAYERS, "label": tuple(PREVALENCE), "landmark": ("disc", "fovea"),
-                         "eye": ("right", "left")},
+                         "box": LAYERS, "label": tuple(PREVALENCE), "landmark": ("disc", "fovea")},
                   units={"image": "0 to 1", "box": "pixels", "landmark": "pixels", "age": "years"})
 
 
@@ -143,12 +140,12 @@ def _tree(draws: Draws, root: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     t, trunk = torch.linspace(0, 1, STEPS, dtype=torch.float64), torch.tensor(TRUNKS, dtype=torch.float64).repeat(1, 2)
     waves = torch.sin(torch.tensor([[1.0], [2], [4]]) * (2 * math.pi * t + 1)) * torch.tensor([[1], [0.77], [0.55]])
     start, turn = root[:, None] + normal(0, 0.25, m, 2), torch.deg2rad(trunk[:2] + normal(0, 9, 2, m))
-    (heading, bend), (length, width) = turn.unbind(1), (trunk[2:] * u(0.85, 1.15, 2, m)).unbind(1)
+    (heading, bend), (length, width) = turn.unbind(1), (trunk[2:] * u(0.8, 1.2, 2, m)).unbind(1)
     width = width * torch.tensor([0.74, 1]).repeat_interleave(m // 2)
-    for count, sway, *far in ((5, 0.13, 0.55, 1.1), (3, 0.2, 0.4, 0.9), (0, 0.3)):
+    for count, sway, *far in ((5, 0.14, 0.5, 1.4), (3, 0.22, 0.3, 1.1), (0, 0.3)):
         turn = heading[..., None] + bend[..., None] * t**0.6 + normal(0, sway, start.shape[1], 3) @ waves
         step = (length / (STEPS - 1))[..., None, None] * torch.stack([turn.cos(), -turn.sin()], -1)
-        points, width = start[..., None, :] + step.cumsum(-2) - step, width[..., None] * (1 - 0.45 * t)
+        points, width = start[..., None, :] + step.cumsum(-2) - step, width[..., None] * (1 - 0.55 * t)
         parts.append((points, width, torch.arange(m) // (m // 2)))
         if count:  # the next generation
             many = m, count
@@ -176,8 +173,7 @@ def _spots(draws: Draws, grade: dict[str, Tensor], worse: Tensor, aim: Tensor, d
     kind = torch.arange(4).repeat_interleave(table[:, 0].long())
     (most, low, high, long, spread), m = table[kind].double().T, len(kind)
     out, turn = 0.58 * u(0, 1, 4).sqrt(), u(0, 2 * math.pi, 4)
-    focus = out[..., None] * torch.stack([turn.cos(), turn.sin()], -1)
-    focus = focus + worse[:, None, None] * torch.tensor([-0.3, 0.25])
+    focus = torch.stack([out * turn.cos(), out * turn.sin()], -1) + worse[:, None, None] * torch.tensor([-0.3, 0.25])
     focus[:, 3] = -aim / radius  # drusen around the fovea
     gap = radius * (focus[:, kind] + draws.normal(0, 1, m, 2) * spread[:, None]) + (aim - disc)[:, None]
     gap = gap * (1 + (4.4 / gap.norm(dim=-1, keepdim=True)) ** 2).sqrt() + (disc - aim)[:, None]
