@@ -91,39 +91,42 @@ def cohort(n: int, size: int = 64, seed: int = 0, modality: str = "colour", view
     ex, ey = (g * px(mirror[:, k]) * radius + px(aim[:, k]) for k, g in enumerate((x, y)))
     da, db = ((g - px(disc[:, k])) / px(half[:, k]) for k, g in enumerate((ex, ey)))
     rho, away, brim = torch.hypot(da, db), torch.hypot(ex, ey), cup(torch.atan2(-db, da))
-    lines = _tree(Draws(n, seed, "fundus vessels", 6000), disc + half * torch.stack([0.1 + 0.3 * ratio, 0 * ratio], 1))
-    spots, zone = _spots(Draws(n, seed, "fundus lesions", 1000), grade, worse, aim, disc, radius)
+    lines = _tree(Draws(n, seed, "fundus vessels", 2800), disc + half * torch.stack([0.1 + 0.3 * ratio, 0 * ratio], 1))
+    spots, zone = _spots(Draws(n, seed, "fundus lesions", 600), grade, worse, aim, disc, radius)
     place, width, kind = (torch.cat(pair, k) for pair, k in zip(zip(lines, spots, strict=True), (1, 1, 0), strict=True))
     place = torch.cat([place.flatten(1, 2), disc[:, None], 0 * disc[:, None]], 1)
-    place = (((place - aim[:, None]) * mirror[:, None] / radius + 1) * size - 1) / 2
+    place.sub_(aim[:, None]).mul_(mirror[:, None] * (size / fov)).add_((size - 1) / 2)  # in pixels
     cover, found = strokes(place[:, :-2].view(n, -1, 2, 2), width * size / fov, size, kind, SOFT, LEAST)
-    # ---- light
+    masks = torch.stack([*found[:, :6].unbind(1), rho < 1, rho < brim, away < 2.75, found[:, :2].any(1),
+                         found[:, 2:5].any(1)], 1)
+    # ---- light, in single precision
+    x, y, rho, away, brim, draws.table, camera.table = (
+        v.float() for v in (x, y, rho, away, brim, draws.table, camera.table))
     patch, mottle, silk, glow, deep = (cloud(n, seed, f"fundus {k}", size, *form) for k, form in enumerate(
         ((3, 2, 3), (6, 2, 4), (8, 2, 2), (3,), (24, 2, 2))))
     dark, bright, yellow = (px(v) for v in (u(0, 0.5) + 0.7 * minor, u(0.1, 0.8), u(0.5, 1.3)))
     bare = px(u() ** 2) * (1 - torch.exp(-(away / 7) ** 2))
     layer = dict(zip((*LAYERS[:6], "reflex"), cover.unbind(1), strict=True))
-    layer |= {name: layer[name] * px(1 - 0.65 * worse) for name in SPOTS} | {
+    layer |= {name: layer[name] * px(1 - 0.65 * worse.float()) for name in SPOTS} | {
         "choroid": torch.exp(-(deep / 0.25) ** 2) * bare,
         "pigment": dark * (1 + 0.15 * patch) + 0.12 * mottle + 0.5 * bare,
         "macula": torch.exp(-(away / 3.6) ** 2) * yellow + 0.5 * torch.exp(-(away / 1.2) ** 2),
         "sheen": torch.exp(-(rho / 2.6) ** 2) * bright * (1 + 0.2 * silk),
         "disc": torch.sigmoid((1 - rho) * 22), "cup": torch.sigmoid((brim - rho) * 16)}
     base, *tones = torch.tensor(look)[..., None, None].unbind(1)
-    image = (base * torch.exp(camera.normal(0, 0.1, len(look)))[..., None, None]).float()
+    image = base * torch.exp(camera.normal(0, 0.1, len(look)))[..., None, None]
     for (name, opacity), tone in zip(OPACITY.items(), tones, strict=True):
-        part = layer[name].float()[:, None]
+        part = layer[name][:, None]
         image = torch.lerp(image, tone, (opacity * part).clamp(0, 1)) if opacity else image * torch.exp(-tone * part)
     edge, lean, ahead, hole = (px(camera.uniform(*ends)) for ends in ((0.1, 0.4), (0, 0.2), (0, 6.3), (0.96, 1.04)))
     r, tilt = torch.hypot(x, y), lean * (ahead.cos() * x + ahead.sin() * y) + 0.04 * glow
     gap = torch.maximum(hole - r, 0.045 - torch.hypot(x - 0.71, y + 0.71)) if modality == "colour" else hole + 0 * x
-    image = blur(image * (1.06 + tilt - edge * r**2).float()[:, None], 0.16 * size / 64)
-    image = image * (gap * size / 2 + 0.5).clamp(0, 1).float()[:, None]
+    image = blur(image * (1.06 + tilt - edge * r**2)[:, None], 0.16 * size / 64)
+    image = image * (gap * size / 2 + 0.5).clamp(0, 1)[:, None]
     if noisy:
         white = noise(n, seed, f"fundus {modality} sensor", (len(look), size, size))
         image = image + white * (0.012 if modality == "colour" else 0.08 * image)
-    masks = torch.stack([*found[:, :6].unbind(1), rho < 1, rho < brim, away < 2.75, found[:, :2].any(1),
-                         found[:, 2:5].any(1)], 1) & (gap > 0)[:, None]
+    masks = masks & (gap > 0)[:, None]
     meta = {f"severity_{name}": s.float() for name, s in grade.items()} | zone | {
         "cup_to_disc": ((tall.amax(1) - tall.amin(1)) / 2).float(), "notch": notch, "eye": left.long(),
         "age": age.float(), "sex": sex.long(), "group": minor}

@@ -42,7 +42,7 @@ def cohort(n: int, size: int = 64, seed: int = 0, domain: str = "fresh", noisy: 
     """
     if domain not in DOMAINS:
         raise ValueError(f"domain must be one of {', '.join(DOMAINS)}, but got {domain!r}")
-    draws, clinic = Draws(n, seed, f"wound {domain}", 1600 if domain == "clinic" else 160), domain == "clinic"
+    draws, clinic = Draws(n, seed, f"wound {domain}", 900 if domain == "clinic" else 160), domain == "clinic"
     u, ulcer = draws.uniform, domain != "fresh"
     x, y = (g.expand(n, size, size) for g in unit_grid(size))
 
