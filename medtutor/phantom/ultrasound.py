@@ -21,13 +21,13 @@ KINDS = ("benign mass", "malignant mass")
 CLASSES = ("background", *KINDS, "liver", "kidney", "renal sinus")
 ATTRIBUTES = {"size": ("small", "medium", "large"), "shape": ("round", "oval", "irregular"), "echo": (
     "anechoic", "hypoechoic", "isoechoic"), "side": ("left", "middle", "right"), "depth": ("shallow", "deep")}
-GRID, RANGE = 128, 50.0  # ranges and beams; dB from black to white
+GRID, RANGE = 112, 55.0  # ranges and beams; dB from black to white
 APEX, NEAR, FAR, OPEN = 0.45, 0.5, 2.42, 0.6  # a fan: its centre above the picture, first and last range, half angle
 
 
 def cohort(n: int, size: int = 64, seed: int = 0, organ: str | tuple[str, ...] = "breast", geometry: str | None = None,
-           nodules: int = 1, prevalence: dict[str, float] | None = None, speckle: float = 1.0, gain: float = 0.0,
-           noisy: bool = True) -> Cohort:
+           nodules: int = 1, prevalence: dict[str, float] | None = None, speckle: float = 1.0, looks: int = 2,
+           gain: float = 0.0, noisy: bool = True) -> Cohort:
     """n pictures: `image` (n, 1, size, size) in [0, 1], `mask` of `CLASSES`; patient i depends on `seed` and i only.
 
     `organ`: one of `ORGANS`, or several, of which each patient has one. geometry "linear", "fan" (black outside) or
@@ -37,58 +37,53 @@ def cohort(n: int, size: int = 64, seed: int = 0, organ: str | tuple[str, ...] =
     nodules), 0 or 1, and attribute (n, nodules, 5): size, shape, echo, side of the picture, depth; -1 and NaN where
     there is none. Malignant masses are irregular, taller than wide, hypoechoic, with halo and shadow; benign ones round
     or oval and wide, with echoes passing better the darker they are, and with shadows at their edges.
-    `speckle` scales the width of the point spread and `gain` adds dB: another scanner. `noisy=False` shows the expected
-    power of the echoes instead. Meta: organ, mm_per_pixel, severity_<kind> (size and darkness of the largest).
+    Later slots lie over earlier ones. `speckle` scales the width of the point spread, `looks` is the number of images
+    that the scanner compounds (1: fully developed speckle), `gain` adds dB: another scanner. `noisy=False` shows the
+    echogenicity, without speckle and blur. Meta: organ, mm_per_pixel. Raises ValueError for options out of range.
     """
-    organs = (organ,) if isinstance(organ, str) else tuple(organ)
+    organs, kinds = (organ,) if isinstance(organ, str) else tuple(organ), [*ORGANS]
     chances = {KINDS[0]: 0.5, KINDS[1]: 0.3} if prevalence is None else dict.fromkeys(KINDS, 0.0) | prevalence
     if not organs or set(organs) - set(ORGANS) or geometry not in (None, "linear", "fan"):
         raise ValueError(f"organ must be of {', '.join(ORGANS)} and geometry linear, fan or None: {organ}, {geometry}")
-    if len(chances) > 2 or min(chances.values()) < 0 or sum(chances.values()) > 1 + 1e-9:
+    if set(chances) != set(KINDS) or min(chances.values()) < 0 or sum(chances.values()) > 1 + 1e-9:
         raise ValueError(f"prevalence needs probabilities of {', '.join(KINDS)} that sum to 1 at most: {prevalence}")
-    if nodules not in (1, 2, 3) or not 0.3 <= speckle <= 4:
-        raise ValueError(f"nodules must be 1, 2 or 3 and speckle from 0.3 to 4, but got {nodules} and {speckle}")
+    if not (nodules in (1, 2, 3) and 0.3 <= speckle <= 4 and 1 <= looks <= 8):
+        raise ValueError(f"use 1 to 3 nodules, speckle 0.3 to 4 and 1 to 8 looks, not {nodules}, {speckle}, {looks}")
     draws = Draws(n, seed, "ultrasound", 300)
-    pick = (draws.uniform(0, 1, 1, 1) * len(organs)).long()
-    which = torch.tensor([list(ORGANS).index(o) for o in organs])[pick]
+    which = torch.tensor([kinds.index(o) for o in organs])[(draws.uniform(0, 1, 1, 1) * len(organs)).long()]
     fan = (which > 0) if geometry is None else (which < 0) | (geometry == "fan")
-    body, m = draws.uniform(0, 1, 60, 1, 1).unbind(1), _masses(draws, nodules, chances, fan)
+    body, m = draws.uniform(0, 1, 24, 1, 1).unbind(1), _masses(draws, nodules, chances, fan)
     # the truth, on pixels
-    axis = (torch.arange(size).double() + 0.5) * 2 / size
-    x, y = (axis - 1).expand(n, size, size), axis[:, None].expand(n, size, size)
+    axis = ((torch.arange(size).double() + 0.5) * 2 / size).expand(n, size, size)
+    x, y = axis - 1, axis.mT
     beam = torch.where(fan, torch.atan2(x, y + APEX) / OPEN, x)
     deep = torch.where(fan, ((x**2 + (y + APEX) ** 2).sqrt() - NEAR) / (FAR - NEAR), y / 2)
     seen, (kidney, sinus, liver) = (beam.abs() < 1) & (deep > 0) & (deep < 1), _organs(body, which, x, y)
     lesion = (_level(m, x, y) < 1) & m["on"] & seen[:, None]
+    lesion = lesion & (lesion.flip(1).cumsum(1).flip(1) == 1)  # later ones lie over earlier ones
     mask = torch.where(sinus < 1, 5, torch.where(kidney < 1, 4, 3 * (liver > 0))) * seen
-    for k in range(nodules):
-        mask = torch.where(lesion[:, k], 1 + m["kind"][:, k], mask)
+    mask = torch.where(lesion.any(1), (lesion * (1 + m["kind"])).sum(1), mask)
     # the echoes, on ranges and beams
-    line = (torch.arange(GRID) + 0.5) / GRID
-    t, b = line[:, None].expand(n, -1, -1), (2 * line - 1).expand(n, 1, -1)
-    far = NEAR + (FAR - NEAR) * t
-    x, y = (torch.where(fan, far * (OPEN * b).sin(), b + 0 * t), torch.where(fan, far * (OPEN * b).cos() - APEX, 2 * t + 0 * b))
-    echo, loss = _echoes(body, m, seed, which, x.float(), y.float())
-    sigma = torch.cat([torch.tensor([0.75]), 0.8 + 2.2 * (line - 0.35).abs()]) * speckle
-    kernel = torch.exp(-0.5 * ((line[:, None] - line) * GRID / sigma[:, None, None]) ** 2)
+    line = ((torch.arange(GRID) + 0.5) / GRID).expand(n, GRID, GRID)
+    x, y, away = 2 * line - 1, 2 * line.mT, NEAR + (FAR - NEAR) * line.mT
+    x, y = torch.where(fan, away * (OPEN * x).sin(), x), torch.where(fan, away * (OPEN * x).cos() - APEX, y)
+    echo, loss = _echoes([v.float() for v in body], {k: v.float() for k, v in m.items()}, seed, which, x, y)
+    sigma = torch.cat([torch.tensor([0.55]), 0.6 + 1.8 * ((torch.arange(GRID) + 0.5) / GRID - 0.35).abs()]) * speckle
+    kernel = torch.exp(-0.5 * (torch.arange(GRID)[:, None] - torch.arange(GRID)) ** 2 / sigma[:, None, None] ** 2)
     kernel, power = kernel / kernel.square().sum(2, keepdim=True).sqrt(), 10 ** (echo[:, None] / 10)
-    if noisy:
-        field = noise(n, seed, "ultrasound speckle", (2, GRID, GRID)) * (power / 2).sqrt()
-        power = _spread(field, kernel).square().sum(1)
-    else:
-        power = _spread(power, kernel.square())[:, 0]
+    field = noise(n, seed, "ultrasound speckle", (2 * looks, GRID, GRID)) * (power / 2 / looks).sqrt()
+    power = _spread(field, kernel).square().sum(1) if noisy else power[:, 0]
     level = 10 * power.clamp(min=1e-9).log10() - loss.cumsum(1) * (2 / GRID) + gain
     # the picture: twice as fine, then averaged
     where = F.interpolate(torch.stack([beam, 2 * deep - 1], 1).float(), scale_factor=2, mode="bilinear").movedim(1, -1)
-    image = F.grid_sample((0.80 + level / RANGE).clamp(0, 1)[:, None], where, align_corners=False)
-    kind = torch.where(m["on"], m["kind"], -1).view(n, nodules)
-    meta = {"lesion_mask": lesion, "kind": kind, "organ": [list(ORGANS)[k] for k in which.view(n).tolist()],
+    image = F.grid_sample((0.79 + level / RANGE).clamp(0, 1)[:, None], where, align_corners=False)
+    kind, which = torch.where(m["on"], m["kind"], -1).view(n, nodules), which.view(n)
+    meta = {"lesion_mask": lesion, "kind": kind, "organ": [kinds[k] for k in which.tolist()],
             "attribute": torch.where(kind[..., None] < 0, -1, m["attribute"]),
-            "mm_per_pixel": 2 * torch.tensor(list(ORGANS.values()))[which.view(n)] / size}
-    meta |= {f"severity_{k.replace(' ', '_')}": ((kind == j) * m["grade"]).amax(1).float() for j, k in enumerate(KINDS)}
+            "mm_per_pixel": torch.tensor([*ORGANS.values()])[which] * 2 / size}
     return Cohort(image=F.avg_pool2d(image, 2) * seen[:, None], mask=mask, meta=meta, box=boxes(lesion),
-                  label=torch.stack([(kind == j).any(1) for j in (0, 1)], 1).float(),
-                  names={"mask": CLASSES, "label": KINDS, "kind": KINDS, "attribute": tuple(ATTRIBUTES)} | {
+                  label=(kind[..., None] == torch.arange(2)).any(1).float(),
+                  names={"mask": CLASSES, "label": KINDS, "kind": KINDS, "attribute": (*ATTRIBUTES,)} | {
                       f"attribute_{k}": v for k, v in ATTRIBUTES.items()},
                   units={"image": f"{RANGE:g} dB shown as 0 to 1", "mm_per_pixel": "mm"})
 
@@ -100,25 +95,23 @@ def _spread(field: Tensor, kernel: Tensor) -> Tensor:
 
 
 def _masses(draws: Draws, slots: int, chances: dict[str, float], fan: Tensor) -> dict[str, Tensor]:
-    """What is drawn of each slot, (N, K, 1, 1), with `attribute` (N, K, 5), `grade` (N, K), coefficients (N * K, 12)."""
+    """What is drawn of each slot, (N, K, 1, 1), with `attribute` (N, K, 5) and outlines (N * K, 9)."""
     def u(low: float = 0.0, high: float = 1.0) -> Tensor:  # three slots always, so that fewer are the first of more
         return draws.uniform(low, high, 3, 1, 1)[:, :slots]
 
     kind, there = (u() * sum(chances.values()) >= chances[KINDS[0]]).long(), u() < sum(chances.values())
-    big, deep, form, dark, side = (u() * 3).long(), (u() * 2).long(), u(), u(), draws.uniform(0, 1, 3).argsort(1)
-    shape = torch.where(kind > 0, 2, (form > 0.3).long())
-    echo = torch.where(kind > 0, 1, (dark > 0.35).long() + (dark > 0.75))
-    radius = torch.tensor([0.13, 0.20, 0.29])[big] * u(0.92, 1.06) * (1.0 if slots == 1 else 0.7)
-    flat = torch.tensor([[0.92, 1.02], [0.55, 0.72], [1.15, 1.4]]).double()[shape]
-    y, side = torch.where(deep > 0, u(1.0, 1.2), u(0.56, 0.72)), side[:, :slots, None, None]
+    big, deep, shape, echo = (u() * 3).long(), (u() * 2).long(), (u() > 0.3).long(), (u() * 2.8).long()
+    side = draws.uniform(0, 1, 3).argsort(1)[:, :slots, None, None]
+    shape, echo = torch.where(kind > 0, 2, shape), torch.where(kind > 0, 1, echo)
+    radius = torch.tensor([0.13, 0.20, 0.29])[big] * u(0.92, 1.06) * (1.0 if slots == 1 else 0.65)
+    flat, y = torch.tensor([0.92, 0.55, 1.15])[shape], torch.where(deep > 0, u(1.0, 1.2), u(0.56, 0.72))
     half = torch.where(fan[:, None], (math.tan(OPEN) * (y + APEX)).clamp(max=1), 1.0)
-    waves = draws.normal(0, 1, 3, 12)[:, :slots] * torch.where(kind > 0, 0.085, 0.03)[..., 0] * (
-        torch.arange(1, 13) ** torch.where(kind > 0, -0.45, -1.2)[..., 0])
+    fall = torch.arange(1, 10) ** torch.where(kind > 0, -0.25, -1.2)[..., 0] * (0.03 + 0.05 * kind[..., 0])
     return {"kind": kind, "on": there, "x": (side - 1 + u(-0.08, 0.08)) * 0.58 * half, "y": y, "rx": radius,
-            "ry": radius * torch.lerp(flat[..., 0], flat[..., 1], u()), "turn": u(-0.3, 0.3), "echo": echo, "absorb": u(),
-            "waves": waves.flatten(0, 1), "phase": draws.uniform(0, 6.3, 3, 12)[:, :slots].flatten(0, 1),
-            "attribute": torch.stack([v[..., 0, 0] for v in (big, shape, echo, side, deep)], -1),
-            "grade": (0.25 * (big + 1) + 0.25 * (echo < 2) * kind)[..., 0, 0]}
+            "ry": radius * (flat + u(0, 0.17)), "turn": u(-0.3, 0.3), "echo": echo, "absorb": u(),
+            "waves": (draws.normal(0, 1, 3, 9)[:, :slots] * fall).flatten(0, 1),
+            "phase": draws.uniform(0, 6.3, 3, 9)[:, :slots].flatten(0, 1),
+            "attribute": torch.cat([big, shape, echo, side, deep], 2)[..., 0]}
 
 
 def _level(m: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
@@ -128,57 +121,71 @@ def _level(m: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
     return (a * a + b * b).sqrt() / outline(torch.atan2(b, a).flatten(0, 1), m["waves"], m["phase"]).view(a.shape)
 
 
-def _organs(v: tuple[Tensor, ...], which: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Below 1 in kidney, in its sinus; above 0 in the liver; (N, H, W)."""
+def _organs(v: list[Tensor], which: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Below 1 in the kidney, below 1 in its sinus, above 0 in the liver; (N, H, W)."""
     dx, dy, turn = x - 0.2 * v[0] + 0.1, y - 1.0 - 0.15 * v[1], 0.6 * v[2] - 0.3
-    a, b = (dx * turn.cos() + dy * turn.sin()) / (0.70 + 0.1 * v[3]), (dy * turn.cos() - dx * turn.sin()) / (0.33 + 0.07 * v[4])
-    q = torch.where(which == 2, (a * a + b * b + 0.25 * b * a * a).sqrt(), 9.0)
+    a = (dx * turn.cos() + dy * turn.sin()) / (0.70 + 0.1 * v[3])
+    b = (dy * turn.cos() - dx * turn.sin()) / (0.33 + 0.07 * v[4])
+    kidney = (a * a + b * b + 0.25 * b * a * a).sqrt()
     sinus = ((a / 0.62) ** 2 + ((b - 0.1) / 0.42) ** 2).sqrt() - 0.1 * torch.cos(5 * torch.atan2(b, a) + 6 * v[5])
     dome = 1.45 + 0.15 * v[6] - ((x - 0.4 * v[7] + 0.2) ** 2 + (y - 0.25) ** 2).sqrt()
-    above = torch.minimum(0.85 + 0.2 * v[8] - 0.35 * x - y, 12 * (q - 1.06))
-    edge = torch.minimum(torch.where(which == 2, above, dome), y - 0.26 - 0.1 * v[9])
-    return q, sinus, torch.where(which > 0, edge, -1.0)
+    above = torch.minimum(0.85 + 0.2 * v[8] - 0.35 * x - y, 12 * (kidney - 1.06))
+    liver = torch.minimum(torch.where(which == 2, above, dome), y - 0.26 - 0.1 * v[9])
+    return tuple(torch.where(on, q, off) for on, q, off in (
+        (which == 2, kidney, 9.0), (which == 2, sinus, 9.0), (which > 0, liver, -1.0)))
 
 
-def _echoes(v: tuple[Tensor, ...], m: dict, seed: int, which: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Echogenicity in dB and loss in dB per unit of depth, (N, GRID, GRID) each."""
-    def lay(under: Tensor, over: Tensor | float, inside: Tensor, sharp: float = 60.0) -> Tensor:
-        return under + (over - under) * torch.sigmoid(sharp * inside)
+def _lay(under: Tensor, over: Tensor | float, inside: Tensor, sharp: float = 60.0) -> Tensor:
+    return under + (over - under) * torch.sigmoid(sharp * inside)
 
-    n = len(x)
-    bend = 0.05 * torch.sin(2.3 * x + 6.3 * v[10]) + 0.03 * torch.sin(4.7 * x + 6.3 * v[11]) + 0.015 * torch.sin(9 * x + 6.3 * v[12])
-    fields = torch.stack([cloud(n, seed, f"ultrasound {c}", GRID, c, 2, 2) for c in (20, 7)], 1)
-    clump = fields[:, 1]
-    bent = y + bend * (2 * y).clamp(max=1) + 0.02 * clump
-    fibre, web = F.grid_sample(fields, torch.stack([0.35 * x, bent - 1], -1).float(), padding_mode="reflection",
-                               align_corners=False).unbind(1)
-    fat, gland, deep = 0.34 + 0.25 * v[13], 1.2 + 0.25 * v[14], 0.25 + 0.15 * v[15]
-    lobule = -19 + 12 * torch.exp(-((web / 0.10) ** 2)) + 2 * fibre
-    breast = lay(lobule, -8 + 5 * fibre, torch.minimum(2 * (bent - fat), 0.1 * (clump + 3 * v[16] - 0.5)), 30)
-    breast = lay(breast, -17 + 6 * fibre, bent - gland)
-    for place, width in ((gland, 0.016), (gland + deep, 0.02), (0.02 + 0 * fat, 0.015), (0.085 + 0 * fat, 0.012)):
-        breast = lay(breast, 2.0, width - (bent - place).abs(), 200)
-    breast = lay(breast, -36 + 5 * fibre, bent - gland - deep - 0.03)
+
+def _breast(v: list[Tensor], y: Tensor, fibre: Tensor, web: Tensor, clump: Tensor) -> Tensor:
+    """Skin, lobules of fat in their septa, gland, muscle and pleura at bent depths y."""
+    fat, gland, thread = 0.25 + 0.35 * v[16], 1.0 + 0.45 * v[17], torch.exp(-((fibre / 0.25) ** 2))
+    deep = gland + 0.25 + 0.35 * v[18]
+    echo = _lay(-25 + 17 * torch.exp(-((web / 0.08) ** 2)) + 2 * fibre, -15 + 15 * thread + 4 * clump,
+                torch.minimum(2 * (y - fat), 0.12 * (clump + 2.5 * v[19])), 30)
+    echo = _lay(_lay(echo, -22 + 14 * thread, y - gland), -30 + 14 * thread, y - deep - 0.03)
+    for place, width in ((gland, 0.014), (deep, 0.02), (0.02, 0.015), (0.085, 0.012)):
+        echo = _lay(echo, 1.0, width - (y - place).abs(), 200)
+    return echo
+
+
+def _belly(v: list[Tensor], which: Tensor, x: Tensor, y: Tensor, fibre: Tensor, web: Tensor, clump: Tensor) -> Tensor:
+    """Abdominal wall, liver with vessels before the diaphragm, kidney with pyramids and sinus."""
     q, sinus, liver = _organs(v, which, x, y)
     vessel = torch.minimum(0.14 - clump.abs(), 0.2 * (web.abs() - 0.3))
     tissue = -15 + 1.2 * fibre - 16 * torch.sigmoid(40 * vessel) + 5 * torch.exp(-(((vessel + 0.04) / 0.03) ** 2))
-    rest = lay(-11 + 5 * fibre, -34 + 3 * fibre, torch.where(which == 1, y - 0.6, -1.0))
-    belly = lay(rest, tissue, liver) + 16 * (which == 1) * (y > 0.6) * torch.exp(-((liver / 0.025) ** 2))
-    belly = lay(belly, -10 + 8 * torch.sin(26 * y + 3 * bend + 6 * v[17]), 0.26 + 0.1 * v[9] - y)
-    pyramid = torch.cos(7 * torch.atan2(y - 1.07, 0.45 * x)) - 0.3
-    belly = lay(belly, -19 - 5 * pyramid.clamp(min=0) + fibre, 1 - q, 40) + 8 * torch.exp(-(((q - 1.02) / 0.035) ** 2))
-    belly = lay(belly, -4 + 4 * clump + 2 * fibre, torch.where(which == 2, 1 - sinus, -1.0), 12)
-    echo = torch.where(which > 0, belly, breast) - 12 * v[18] * (y - 0.7).clamp(min=0)
-    echo = echo - 5 * (v[19] * torch.cos(2.5 * x + 6.3 * v[20]) + 0.4 * torch.cos(7 * x + 6.3 * v[21])).clamp(min=0)
-    loss = 5 * (clump - 0.7).clamp(min=0)
-    levels = _level(m, x, y)
-    for k in range(levels.shape[1]):
-        r, on, bad = levels[:, k], m["on"][:, k], m["kind"][:, k]
-        kind, aside = m["echo"][:, k], ((x - m["x"][:, k]) / m["rx"][:, k]).abs()
-        dark = torch.tensor([-46.0, -26.0, -16.0])[kind] + (2 + bad) * fibre * (kind > 0)
-        inside = torch.sigmoid((1 - r) * 70 * m["rx"][:, k] * (1 - 0.5 * bad)) * on
-        echo = echo + (dark - echo) * inside + on * torch.where(
-            bad > 0, 7 * torch.exp(-(((r - 1.2) / 0.15) ** 2)), 6 * torch.exp(-(((r - 1.05) / 0.05) ** 2)))
-        absorb = torch.where(bad > 0, 8 + 26 * m["absorb"][:, k], torch.tensor([-10.0, -4.0, 0.0])[kind])
-        loss = loss + inside * absorb + on * (1 - bad) * 22 * torch.exp(-(((r - 1) / 0.1) ** 2)) * aside**6 * (aside < 1.1)
-    return echo.float(), loss.float()
+    echo = _lay(torch.where((which == 1) & (y > 0.6), -34.0, -11.0) + 4 * fibre, tissue, liver)
+    echo = echo + 16 * (which == 1) * (y > 0.6) * torch.exp(-((liver / 0.025) ** 2))
+    echo = _lay(echo, -10 + 8 * torch.sin(32 * y + 0.5 * clump), 0.26 + 0.1 * v[9] - y)
+    pyramid = (torch.cos(7 * torch.atan2(y - 1.07, 0.45 * x)) - 0.3).clamp(min=0)
+    echo = _lay(echo, -19 - 5 * pyramid + fibre, 1 - q, 40) + 8 * torch.exp(-(((q - 1.02) / 0.035) ** 2))
+    return _lay(echo, -4 + 4 * clump + 2 * fibre, 1 - sinus, 12)
+
+
+def _echoes(v: list[Tensor], m: dict, seed: int, which: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Echogenicity in dB and loss in dB per unit of depth, (N, GRID, GRID) each."""
+    fields = torch.stack([cloud(len(x), seed, f"ultrasound {c}", GRID, c, 2, 2) for c in (22, 7)], 1)
+    clump = fields[:, 1]
+    bent = y + (2 * y).clamp(max=1) * sum(
+        0.08 / k**1.5 * torch.sin((2.2 * k + v[9 + k]) * x + 6.3 * v[12 + k]) for k in (1, 2, 3))
+    fibre, web = F.grid_sample(fields, torch.stack([0.25 * x, bent + 0.03 * clump - 1], -1), padding_mode="reflection",
+                               align_corners=False).unbind(1)
+    echo, breast, belly = torch.empty_like(y), which.view(-1) == 0, which.view(-1) > 0
+    echo[breast] = _breast([a[breast] for a in v], *(a[breast] for a in (bent, fibre, web, clump)))
+    echo[belly] = _belly([a[belly] for a in v], *(a[belly] for a in (which, x, y, fibre, web, clump)))
+    echo = echo - (4 + 18 * v[20]) * (y - 0.6).clamp(min=0) - 7 * (
+        v[21] * torch.cos(2.5 * x + 6.3 * v[22]) + 0.4 * torch.cos(7 * x + 6.3 * v[23])).clamp(min=0)
+    loss, levels = 6 * (clump - 0.7).clamp(min=0) * (which == 0), _level(m, x, y)
+    for k in range(m["on"].shape[1]):
+        r, on, bad, kind, left, rx = levels[:, k], *(m[key][:, k] for key in ("on", "kind", "echo", "x", "rx"))
+        kind, aside = kind.long(), ((x - left) / rx).abs()
+        dark = torch.tensor([-48.0, -31.0, -19.0])[kind] + (2 + bad) * fibre * (kind > 0)
+        inside = torch.sigmoid((1 - r) * 70 * rx * (1 - 0.5 * bad)) * on
+        rim = (6 + bad) * torch.exp(-(((r - 1.05 - 0.15 * bad) / (0.05 + 0.1 * bad)) ** 2))
+        echo = echo + (dark - echo) * inside + on * rim
+        absorb = torch.where(bad > 0, 6 + 40 * m["absorb"][:, k], torch.tensor([-10.0, -4.0, 0.0])[kind])
+        refracted = 22 * (1 - bad) * torch.exp(-(((r - 1) / 0.1) ** 2)) * aside**6 * (aside < 1.1)
+        loss = loss + inside * absorb + on * refracted
+    return echo, loss
