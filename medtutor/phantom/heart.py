@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from medtutor.cohort import Cohort
-from medtutor.phantom.texture import Draws, cloud, noise
+from medtutor.phantom.texture import Draws, cloud, lay, noise
 
 CLASSES = ("background", "right ventricle", "myocardium", "left ventricle")
 GROUPS = ("dilated cardiomyopathy", "hypertrophic cardiomyopathy", "infarction", "abnormal right ventricle")
@@ -144,9 +144,6 @@ def _drawn(g: dict, draws: Draws, seed: int, empty: Tensor, size: int, planes: i
     def u(low: float, high: float) -> Tensor:
         return draws.uniform(low, high, 1, 1, 1)
 
-    def lay(under: Tensor, over: Tensor | float, inside: Tensor) -> Tensor:
-        return under + (over - under) * torch.sigmoid(sharp * inside)
-
     def waves(t: Tensor, low: int, high: int) -> Tensor:
         return sum(torch.cos(k * t + u(0, 6.3)) for k in range(low, high)) / math.sqrt((high - low) / 2)
 
@@ -163,7 +160,7 @@ def _drawn(g: dict, draws: Draws, seed: int, empty: Tensor, size: int, planes: i
     belly, value = lay(belly, u(0.2, 0.6), x - u(10, 30) - 4 * soft), 0.05 + 0.06 * (grain - 0.8).clamp(min=0) + 0 * z
     for signal, inside in ((belly, dome), (0.25, aorta + 2), (0.68, aorta), (0.66, rib), (0.24, rib - 2.5),
                            (0.66 + 0.03 * soft, rib - u(10, 16)), (0.02, rib - u(34, 50))):
-        value = lay(value, signal, inside)
+        value = lay(value, signal, sharp * inside)
     gain, turn, k = torch.exp(0.12 * coil - 0.0018 * (x + y)), u(-0.35, 0.35), u(0.03, 0.05)
     # the frame of the heart; the shears keep volumes
     x, y = x * turn.cos() + y * turn.sin(), y * turn.cos() - x * turn.sin()
@@ -192,8 +189,9 @@ def _drawn(g: dict, draws: Draws, seed: int, empty: Tensor, size: int, planes: i
             along, aside = x * t.cos() + y * t.sin() - hole + 1.7 * thin, y * t.cos() - x * t.sin()
             there = thin * (4 * place * (1.05 - place)).clamp(min=0).sqrt()
             rough = torch.minimum(rough, ((along / stretch) ** 2 + aside**2).sqrt() - there)
-        shown = lay(lay(value, fatty, body + cushion), grey, body)
+        shown = lay(lay(value, fatty, sharp * (body + cushion)), grey, sharp * body)
         shown = shown * (1 - 0.4 * torch.exp(-((body / pixel / 0.7 - 0.3) ** 2)))
-        shown = lay(shown, blood, torch.where(below, rough, endo))
-        images.append(lay(shown, 0.96 * blood, torch.minimum(rv - ridges.clamp(min=0), -epi - 0.5)) * gain)
+        shown = lay(shown, blood, sharp * torch.where(below, rough, endo))
+        pool = torch.minimum(rv - ridges.clamp(min=0), -epi - 0.5)
+        images.append(lay(shown, 0.96 * blood, sharp * pool) * gain)
     return torch.stack(images, 1).flatten(0, 1), torch.stack(masks, 1).flatten(0, 1)

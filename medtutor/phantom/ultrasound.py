@@ -14,14 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medtutor.cohort import Cohort
-from medtutor.phantom.texture import Draws, boxes, cloud, noise, outline
+from medtutor.phantom.texture import Draws, boxes, cloud, lay, noise, outline
 
 ORGANS = {"breast": 22.5, "liver": 75.0, "kidney": 62.0}  # mm: half the width of a picture, which is twice as deep
 KINDS = ("benign mass", "malignant mass")
 CLASSES = ("background", *KINDS, "liver", "kidney", "renal sinus")
 ATTRIBUTES = {"size": ("small", "medium", "large"), "shape": ("round", "oval", "irregular"), "echo": (
     "anechoic", "hypoechoic", "isoechoic"), "side": ("left", "middle", "right"), "depth": ("shallow", "deep")}
-GRID, RANGE = 112, 55.0  # ranges and beams; dB from black to white
+GRID, RANGE = 104, 55.0  # ranges and beams; dB from black to white
 APEX, NEAR, FAR, OPEN = 0.45, 0.5, 2.42, 0.6  # a fan: its centre above the picture, first and last range, half angle
 
 
@@ -54,8 +54,8 @@ def cohort(n: int, size: int = 64, seed: int = 0, organ: str | tuple[str, ...] =
     fan = (which > 0) if geometry is None else (which < 0) | (geometry == "fan")
     body, m = draws.uniform(0, 1, 24, 1, 1).unbind(1), _masses(draws, nodules, chances, fan)
     # the truth, on pixels
-    axis = ((torch.arange(size).double() + 0.5) * 2 / size).expand(n, size, size)
-    x, y = axis - 1, axis.mT
+    y = ((torch.arange(size).double() + 0.5) * 2 / size).expand(n, size, size).mT
+    x = y.mT - 1
     beam = torch.where(fan, torch.atan2(x, y + APEX) / OPEN, x)
     deep = torch.where(fan, ((x**2 + (y + APEX) ** 2).sqrt() - NEAR) / (FAR - NEAR), y / 2)
     seen, (kidney, sinus, liver) = (beam.abs() < 1) & (deep > 0) & (deep < 1), _organs(body, which, x, y)
@@ -64,15 +64,17 @@ def cohort(n: int, size: int = 64, seed: int = 0, organ: str | tuple[str, ...] =
     mask = torch.where(sinus < 1, 5, torch.where(kidney < 1, 4, 3 * (liver > 0))) * seen
     mask = torch.where(lesion.any(1), (lesion * (1 + m["kind"])).sum(1), mask)
     # the echoes, on ranges and beams
-    line = ((torch.arange(GRID) + 0.5) / GRID).expand(n, GRID, GRID)
+    k = torch.arange(GRID)
+    line = ((k + 0.5) / GRID).expand(n, GRID, GRID)
     x, y, away = 2 * line - 1, 2 * line.mT, NEAR + (FAR - NEAR) * line.mT
     x, y = torch.where(fan, away * (OPEN * x).sin(), x), torch.where(fan, away * (OPEN * x).cos() - APEX, y)
     echo, loss = _echoes([v.float() for v in body], {k: v.float() for k, v in m.items()}, seed, which, x, y)
-    sigma = torch.cat([torch.tensor([0.55]), 0.6 + 1.8 * ((torch.arange(GRID) + 0.5) / GRID - 0.35).abs()]) * speckle
-    kernel = torch.exp(-0.5 * (torch.arange(GRID)[:, None] - torch.arange(GRID)) ** 2 / sigma[:, None, None] ** 2)
+    sigma = torch.cat([torch.tensor([0.55]), 0.6 + 1.8 * ((k + 0.5) / GRID - 0.35).abs()]) * speckle
+    kernel = torch.exp(-0.5 * ((k[:, None] - k) / sigma[:, None, None]) ** 2)
     kernel, power = kernel / kernel.square().sum(2, keepdim=True).sqrt(), 10 ** (echo[:, None] / 10)
     field = noise(n, seed, "ultrasound speckle", (2 * looks, GRID, GRID)) * (power / 2 / looks).sqrt()
-    power = _spread(field, kernel).square().sum(1) if noisy else power[:, 0]
+    field = torch.einsum("ncrb,rdb->ncrd", kernel[0] @ field, kernel[1:])  # along the beams, then across, by range
+    power = field.square().sum(1) if noisy else power[:, 0]
     level = 10 * power.clamp(min=1e-9).log10() - loss.cumsum(1) * (2 / GRID) + gain
     # the picture: twice as fine, then averaged
     where = F.interpolate(torch.stack([beam, 2 * deep - 1], 1).float(), scale_factor=2, mode="bilinear").movedim(1, -1)
@@ -86,12 +88,6 @@ def cohort(n: int, size: int = 64, seed: int = 0, organ: str | tuple[str, ...] =
                   names={"mask": CLASSES, "label": KINDS, "kind": KINDS, "attribute": (*ATTRIBUTES,)} | {
                       f"attribute_{k}": v for k, v in ATTRIBUTES.items()},
                   units={"image": f"{RANGE:g} dB shown as 0 to 1", "mm_per_pixel": "mm"})
-
-
-def _spread(field: Tensor, kernel: Tensor) -> Tensor:
-    """(N, C, GRID, GRID) blurred along the beams by the first kernel, then across them, each range by its own."""
-    rows = (kernel[0] @ field).movedim(2, 0)
-    return (rows.flatten(1, 2) @ kernel[1:].mT).view(rows.shape).movedim(0, 2)
 
 
 def _masses(draws: Draws, slots: int, chances: dict[str, float], fan: Tensor) -> dict[str, Tensor]:
@@ -118,7 +114,9 @@ def _level(m: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
     """(N, K, H, W), below 1 in a mass."""
     dx, dy, cos, sin = x[:, None] - m["x"], y[:, None] - m["y"], m["turn"].cos(), m["turn"].sin()
     a, b = (dx * cos + dy * sin) / m["rx"], (dy * cos - dx * sin) / m["ry"]
-    return (a * a + b * b).sqrt() / outline(torch.atan2(b, a).flatten(0, 1), m["waves"], m["phase"]).view(a.shape)
+    edge = outline((torch.arange(720) * math.pi / 360).expand(len(m["waves"]), 720), m["waves"], m["phase"])
+    turn = (torch.atan2(b, a) * (360 / math.pi)).long() % 720  # a table in steps of half a degree is fast
+    return (a * a + b * b).sqrt() / edge.gather(1, turn.view(len(edge), -1)).view(a.shape)
 
 
 def _organs(v: list[Tensor], which: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -126,28 +124,23 @@ def _organs(v: list[Tensor], which: Tensor, x: Tensor, y: Tensor) -> tuple[Tenso
     dx, dy, turn = x - 0.2 * v[0] + 0.1, y - 1.0 - 0.15 * v[1], 0.6 * v[2] - 0.3
     a = (dx * turn.cos() + dy * turn.sin()) / (0.70 + 0.1 * v[3])
     b = (dy * turn.cos() - dx * turn.sin()) / (0.33 + 0.07 * v[4])
-    kidney = (a * a + b * b + 0.25 * b * a * a).sqrt()
+    kidney = torch.where(which == 2, (a * a + b * b + 0.25 * b * a * a).sqrt(), 9.0)
     sinus = ((a / 0.62) ** 2 + ((b - 0.1) / 0.42) ** 2).sqrt() - 0.1 * torch.cos(5 * torch.atan2(b, a) + 6 * v[5])
     dome = 1.45 + 0.15 * v[6] - ((x - 0.4 * v[7] + 0.2) ** 2 + (y - 0.25) ** 2).sqrt()
     above = torch.minimum(0.85 + 0.2 * v[8] - 0.35 * x - y, 12 * (kidney - 1.06))
     liver = torch.minimum(torch.where(which == 2, above, dome), y - 0.26 - 0.1 * v[9])
-    return tuple(torch.where(on, q, off) for on, q, off in (
-        (which == 2, kidney, 9.0), (which == 2, sinus, 9.0), (which > 0, liver, -1.0)))
-
-
-def _lay(under: Tensor, over: Tensor | float, inside: Tensor, sharp: float = 60.0) -> Tensor:
-    return under + (over - under) * torch.sigmoid(sharp * inside)
+    return kidney, torch.where(which == 2, sinus, 9.0), torch.where(which > 0, liver, -1.0)
 
 
 def _breast(v: list[Tensor], y: Tensor, fibre: Tensor, web: Tensor, clump: Tensor) -> Tensor:
     """Skin, lobules of fat in their septa, gland, muscle and pleura at bent depths y."""
     fat, gland, thread = 0.25 + 0.35 * v[16], 1.0 + 0.45 * v[17], torch.exp(-((fibre / 0.25) ** 2))
     deep = gland + 0.25 + 0.35 * v[18]
-    echo = _lay(-25 + 17 * torch.exp(-((web / 0.08) ** 2)) + 2 * fibre, -15 + 15 * thread + 4 * clump,
-                torch.minimum(2 * (y - fat), 0.12 * (clump + 2.5 * v[19])), 30)
-    echo = _lay(_lay(echo, -22 + 14 * thread, y - gland), -30 + 14 * thread, y - deep - 0.03)
+    echo = lay(-25 + 17 * torch.exp(-((web / 0.08) ** 2)) + 2 * fibre, -15 + 15 * thread + 4 * clump,
+               torch.minimum(60 * (y - fat), 3.6 * (clump + 2.5 * v[19])))
+    echo = lay(lay(echo, -22 + 14 * thread, 60 * (y - gland)), -30 + 14 * thread, 60 * (y - deep - 0.03))
     for place, width in ((gland, 0.014), (deep, 0.02), (0.02, 0.015), (0.085, 0.012)):
-        echo = _lay(echo, 1.0, width - (y - place).abs(), 200)
+        echo = lay(echo, 1.0, 200 * (width - (y - place).abs()))
     return echo
 
 
@@ -156,22 +149,21 @@ def _belly(v: list[Tensor], which: Tensor, x: Tensor, y: Tensor, fibre: Tensor, 
     q, sinus, liver = _organs(v, which, x, y)
     vessel = torch.minimum(0.14 - clump.abs(), 0.2 * (web.abs() - 0.3))
     tissue = -15 + 1.2 * fibre - 16 * torch.sigmoid(40 * vessel) + 5 * torch.exp(-(((vessel + 0.04) / 0.03) ** 2))
-    echo = _lay(torch.where((which == 1) & (y > 0.6), -34.0, -11.0) + 4 * fibre, tissue, liver)
-    echo = echo + 16 * (which == 1) * (y > 0.6) * torch.exp(-((liver / 0.025) ** 2))
-    echo = _lay(echo, -10 + 8 * torch.sin(32 * y + 0.5 * clump), 0.26 + 0.1 * v[9] - y)
+    far = (which == 1) & (y > 0.6)
+    echo = lay(-11 - 23 * far + 4 * fibre, tissue, 60 * liver) + 16 * far * torch.exp(-((liver / 0.025) ** 2))
+    echo = lay(echo, -10 + 8 * torch.sin(32 * y + 0.5 * clump), 60 * (0.26 + 0.1 * v[9] - y))
     pyramid = (torch.cos(7 * torch.atan2(y - 1.07, 0.45 * x)) - 0.3).clamp(min=0)
-    echo = _lay(echo, -19 - 5 * pyramid + fibre, 1 - q, 40) + 8 * torch.exp(-(((q - 1.02) / 0.035) ** 2))
-    return _lay(echo, -4 + 4 * clump + 2 * fibre, 1 - sinus, 12)
+    echo = lay(echo, -19 - 5 * pyramid + fibre, 40 * (1 - q)) + 8 * torch.exp(-(((q - 1.02) / 0.035) ** 2))
+    return lay(echo, -4 + 4 * clump + 2 * fibre, 12 * (1 - sinus))
 
 
 def _echoes(v: list[Tensor], m: dict, seed: int, which: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Echogenicity in dB and loss in dB per unit of depth, (N, GRID, GRID) each."""
-    fields = torch.stack([cloud(len(x), seed, f"ultrasound {c}", GRID, c, 2, 2) for c in (22, 7)], 1)
-    clump = fields[:, 1]
-    bent = y + (2 * y).clamp(max=1) * sum(
-        0.08 / k**1.5 * torch.sin((2.2 * k + v[9 + k]) * x + 6.3 * v[12 + k]) for k in (1, 2, 3))
-    fibre, web = F.grid_sample(fields, torch.stack([0.25 * x, bent + 0.03 * clump - 1], -1), padding_mode="reflection",
-                               align_corners=False).unbind(1)
+    fine, clump = (cloud(len(x), seed, f"ultrasound {c}", GRID, c, 2, 2) for c in (22, 7))
+    bend = sum(0.08 / k**1.5 * torch.sin((2.2 * k + v[9 + k]) * x + 6.3 * v[12 + k]) for k in (1, 2, 3))
+    bent = y + (2 * y).clamp(max=1) * bend
+    fibre, web = F.grid_sample(torch.stack([fine, clump], 1), torch.stack([0.25 * x, bent + 0.03 * clump - 1], -1),
+                               padding_mode="reflection", align_corners=False).unbind(1)
     echo, breast, belly = torch.empty_like(y), which.view(-1) == 0, which.view(-1) > 0
     echo[breast] = _breast([a[breast] for a in v], *(a[breast] for a in (bent, fibre, web, clump)))
     echo[belly] = _belly([a[belly] for a in v], *(a[belly] for a in (which, x, y, fibre, web, clump)))
@@ -180,12 +172,11 @@ def _echoes(v: list[Tensor], m: dict, seed: int, which: Tensor, x: Tensor, y: Te
     loss, levels = 6 * (clump - 0.7).clamp(min=0) * (which == 0), _level(m, x, y)
     for k in range(m["on"].shape[1]):
         r, on, bad, kind, left, rx = levels[:, k], *(m[key][:, k] for key in ("on", "kind", "echo", "x", "rx"))
-        kind, aside = kind.long(), ((x - left) / rx).abs()
-        dark = torch.tensor([-48.0, -31.0, -19.0])[kind] + (2 + bad) * fibre * (kind > 0)
+        aside, dark, pale = ((x - left) / rx).abs(), *torch.tensor([[-48.0, -31, -19], [-10, -4, 0]])[:, kind.long()]
+        dark = dark + (2 + bad) * fibre * (kind > 0)
         inside = torch.sigmoid((1 - r) * 70 * rx * (1 - 0.5 * bad)) * on
         rim = (6 + bad) * torch.exp(-(((r - 1.05 - 0.15 * bad) / (0.05 + 0.1 * bad)) ** 2))
         echo = echo + (dark - echo) * inside + on * rim
-        absorb = torch.where(bad > 0, 6 + 40 * m["absorb"][:, k], torch.tensor([-10.0, -4.0, 0.0])[kind])
         refracted = 22 * (1 - bad) * torch.exp(-(((r - 1) / 0.1) ** 2)) * aside**6 * (aside < 1.1)
-        loss = loss + inside * absorb + on * refracted
+        loss = loss + inside * torch.where(bad > 0, 6 + 32 * m["absorb"][:, k], pale) + on * refracted
     return echo, loss
