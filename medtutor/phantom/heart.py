@@ -89,7 +89,8 @@ def cohort(n: int, size: int = 64, seed: int = 0, kind: str = "slice", frames: i
     groups not named are absent. Meta: time (ms; days), phase (fraction of the beat since end-diastole), observed,
     heart_rate (1/min), volume_ml and wall_mm (left ventricle: cavity, mean wall at the base) of this frame, muscle_ml,
     end_diastolic_ml and ejection_fraction of the patient, trend (log volume per year), severity_<group>,
-    scar_angle (rad, about 0 on the free wall, clockwise). Raises ValueError for options out of range.
+    scar_angle (rad, from the image's right, clockwise about the cavity; NaN without a scar).
+    Raises ValueError for options out of range.
     """
     chances = dict.fromkeys(GROUPS, 0.2) if prevalence is None else dict.fromkeys(GROUPS, 0.0) | prevalence
     for (name, legal), value in zip(OPTIONS.items(), (kind, course, spacing), strict=True):
@@ -105,7 +106,8 @@ def cohort(n: int, size: int = 64, seed: int = 0, kind: str = "slice", frames: i
     table = (torch.tensor(NORMAL) + grade @ torch.tensor(CHANGE).double()) * (
         draws.normal(0, 1, 6) * torch.tensor(SPREAD)).exp()
     g = dict(zip((*KEYS, *GROUPS), torch.cat([table, grade], 1).T.view(-1, n, 1, 1, 1), strict=True))
-    g |= {k: draws.uniform(*ends, 1, 1, 1) for k, ends in (("scar_angle", (-3.14, 3.14)), ("scar_half", (0.85, 1.2)))}
+    g |= {k: draws.uniform(*ends, 1, 1, 1) for k, ends in (
+        ("scar_angle", (-3.14, 3.14)), ("scar_half", (0.85, 1.2)), ("turn", (-0.35, 0.35)))}
     g |= {"long": draws.normal(88, 3.5, 1, 1, 1) * (g["edv"] / 138) ** 0.3, "eject": g["eject"].clamp(0.12, 0.72)}
     beat, first, trend = (draws.uniform(*ends, 1) for ends in ((650, 1150), (0, 1), (-0.5, 0.5)))
     trend = trend + 0.1 * trend.sign()
@@ -128,7 +130,7 @@ def cohort(n: int, size: int = 64, seed: int = 0, kind: str = "slice", frames: i
     meta = {"time": time, "phase": phase, "observed": observed, "volume_ml": volume[:, :-2], "heart_rate": 6e4 / beat,
             "wall_mm": thick.mean((2, 3))[:, :-2], "muscle_ml": (whole - volume)[:, -2:-1], "trend": trend,
             "end_diastolic_ml": volume[:, -2:-1], "ejection_fraction": 1 - volume[:, -1:] / volume[:, -2:-1],
-            "scar_angle": g["scar_angle"].view(n, 1)}
+            "scar_angle": torch.where(g["infarction"] > 0, g["scar_angle"] + g["turn"], math.nan).view(n, 1)}
     meta |= {f"severity_{k.replace(' ', '_')}": g[k].view(n, 1) for k in GROUPS}
     meta = {k: (v if k == "observed" else v.float()).expand(n, frames).flatten() for k, v in meta.items()}
     return Cohort(**field, label=(grade > 0).float().repeat_interleave(frames, 0), meta=meta,
@@ -161,7 +163,7 @@ def _drawn(g: dict, draws: Draws, seed: int, empty: Tensor, size: int, planes: i
     for signal, inside in ((belly, dome), (0.25, aorta + 2), (0.68, aorta), (0.66, rib), (0.24, rib - 2.5),
                            (0.66 + 0.03 * soft, rib - u(10, 16)), (0.02, rib - u(34, 50))):
         value = lay(value, signal, sharp * inside)
-    gain, turn, k = torch.exp(0.12 * coil - 0.0018 * (x + y)), u(-0.35, 0.35), u(0.03, 0.05)
+    gain, turn, k = torch.exp(0.12 * coil - 0.0018 * (x + y)), g["turn"], u(0.03, 0.05)
     # the frame of the heart; the shears keep volumes
     x, y = x * turn.cos() + y * turn.sin(), y * turn.cos() - x * turn.sin()
     x = x + u(-2, 2) * torch.sin(k * y + u(0, 6.3))
