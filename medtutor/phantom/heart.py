@@ -24,8 +24,7 @@ NORMAL, SPREAD = (138, 98, 0.62, 0.16, 27, 0.50), (0.12, 0.10, 0.05, 0.12, 0.10,
 CHANGE = ((140, 45, -0.40, -0.11, 4, -0.20), (-18, 60, 0.05, -0.05, 0, 0), (60, 5, -0.18, -0.10, 0, 0),
           (-10, 0, -0.05, -0.03, 22, -0.30))  # of each group at severity 1
 OPTIONS = {"kind": ("slice", "volume"), "course": ("beat", "visits"), "spacing": ("regular", "irregular")}
-UNITS = {"image": "MR signal, 0 to 1", "volume": "MR signal, 0 to 1", "wall_mm": "mm", "heart_rate": "1/min",
-         "volume_ml": "ml", "muscle_ml": "ml", "end_diastolic_ml": "ml", "trend": "1/year", "scar_angle": "rad"}
+UNITS = {"image": "MR signal, 0 to 1", "volume": "MR signal, 0 to 1", "heart_rate": "1/min", "trend": "1/year"}
 
 
 def emptied(time: Tensor, rate: Tensor) -> Tensor:
