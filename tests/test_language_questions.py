@@ -27,7 +27,7 @@ def oracle(text, facts, region):
 
     def of(phrase, gone=False):
         side, _, noun = phrase.partition(" ")
-        side, noun = (side, noun) if side in ("right", "left", "bilateral") else ("", phrase)
+        side, noun = (side, noun) if side in ("right", "left", "bilateral") and phrase not in nouns else ("", phrase)
         return [f for f in facts if f.finding == nouns[noun] and (not side or f.side == side)
                 and (gone or f.presence != "absent")]
 
@@ -39,7 +39,8 @@ def oracle(text, facts, region):
             (r"(?:Is|Are) there (?:an? )?(.+)\?", lambda m: state([nouns[m[1]]]) if m[1] in nouns else None),
             (r"Is there an abnormality of the (.+)\?",
              lambda m: state([x for n, g in groups.items() if g.get("organ", n) == m[1] for x in g["members"]])),
-            (r"(?:Is there any artefact|Are there any lines, tubes or devices)\?", lambda m: state(aside)),
+            ("|".join(re.escape(g.get("topic", "-")) for g in groups.values()),
+             lambda m: state({x for g in groups.values() if g.get("topic") == m[0] for x in g["members"]})),
             (r"Is any abnormality present\?", lambda m: state(set(nouns.values()) - aside)),
             (r"How many .*", lambda m: str(len({f.finding for f in there}))),
             (r"On which side (?:is|are) the (.+)\?",

@@ -12,10 +12,8 @@ from random import Random
 from typing import NamedTuple
 
 from medtutor.cohort import Cohort
-from medtutor.language.known import MIRROR, Fact, a, canonical, compare, entry_of, facts, knowledge, region_of, words
+from medtutor.language.known import MIRROR, Fact, a, canonical, entry_of, facts, region_of, words
 
-__all__ = ["Fact", "Report", "Sentence", "canonical", "caption", "compare", "facts", "knowledge", "pertinent",
-           "phrases", "prompts", "report", "words", "written"]
 SECTIONS = ("indication", "technique", "comparison", "findings", "impression")
 
 
@@ -159,7 +157,8 @@ def report(known, style: str = "prose", seed: int = 0, view: str = "", indicatio
         raise ValueError(f"no style {style!r}; choose from {', '.join(table['styles'])}")
     for fact in known:
         entry = entry_of(table, fact.finding)
-        if not entry["site"] and (fact.side or fact.zone) or entry["grade"] == "none" and (
+        zoned = "upper" in table["places"].get(entry["site"], ())
+        if not entry["site"] and fact.side or fact.zone and not zoned or entry["grade"] == "none" and (
                 fact.severity or fact.change in ("worse", "better")):
             raise ValueError(f"words.yml gives {fact.finding} no site or no grade for {fact}")
     hand = _Hand(table, table["styles"][style], Random(f"{style}/{seed}"))
