@@ -189,6 +189,21 @@ def two_visits():
                   names={"label": tuple(severity)})
 
 
+def test_reports_of_other_regions_follow_the_cohort():
+    names = ("liver tumour", "kidney tumour", "colorectal tumour", "liver cyst")
+    severity = {"liver_tumour": [0.6, 0.0], "kidney_tumour": [[0.0, 0.9], [0.3, 0.8]], "colorectal_tumour": [0.2, 0.9]}
+    meta = {f"severity_{key}": torch.tensor(value) for key, value in severity.items()}
+    meta |= {"zone_kidney_tumour": torch.tensor([[-1, 2], [0, 2]]), "zone_colorectal_tumour": torch.tensor([1, 1])}
+    c = Cohort(label=torch.tensor([[1.0, 1, 1, 0], [0, 1, 1, 1]]), meta=meta, names={"label": names, "image": ("mr",)})
+    assert facts(c, 0) == canonical([
+        Fact("liver tumour", severity="moderate"), Fact("kidney tumour", "present", "left", "lower", "severe"),
+        Fact("colorectal tumour", severity="mild"), Fact("liver cyst", "absent")])
+    for seed in range(30):
+        made = written(c, None, seed)
+        assert [read(text, "abdomen") for text in made.report] == [facts(c, 0), facts(c, 1)]
+    assert "MRI of the abdomen" in written(c, "template").report[0]
+
+
 def test_facts_of_a_cohort():
     c = two_visits()
     assert set(facts(c, 0)) == {
@@ -267,22 +282,23 @@ def test_phrases_agree_with_boxes():
     assert parts > 3
 
 
-def test_captions_grow_with_the_level():
-    for k in range(60):
-        known = some_facts(Random(k), mentioned=1)
+@pytest.mark.parametrize("region", REGIONS)
+def test_captions_grow_with_the_level(region):
+    for k in range(40 if region == "thorax" else 12):
+        known = some_facts(Random(k), region, mentioned=1)
         there = {f.finding for f in known if f.presence == "present"}
-        levels = [caption(known, k, level, "PA", "female", 40) for level in range(4)]
-        assert not {f for f in read(levels[0]) if f.presence == "present"}
+        levels = [caption(known, k, level, "PA", "female", 40, region=region) for level in range(4)]
+        assert not {f for f in read(levels[0], region) if f.presence == "present"}
         for text in levels[1:]:
             assert "40-year-old woman" in text
-            assert {f.finding for f in read(text) if f.presence == "present"} == there
-        text = caption(known, k, 2, preamble=True)
-        before = text[:text.index(caption(known, k, 0, preamble=True).split(". ")[-1][:-1])]
-        for start, end, finding in mentions(levels[2]):
+            assert {f.finding for f in read(text, region) if f.presence == "present"} == there
+        text = caption(known, k, 2, preamble=True, region=region)
+        before = text[:text.index(caption(known, k, 0, preamble=True, region=region).split(". ")[-1][:-1])]
+        for start, end, finding in mentions(levels[2], region):
             assert finding in there
-            assert finding in {f.finding for f in read(levels[2][start:end])}
+            assert finding in {f.finding for f in read(levels[2][start:end], region)}
         assert 40 <= len(before.split()) <= 90
-        assert not read(before)
+        assert not read(before, region)
 
 
 @pytest.mark.parametrize("region", REGIONS)
@@ -320,6 +336,8 @@ def test_errors_say_what_to_do():
         report([Fact("gout")])
     with pytest.raises(ValueError, match="gives cardiomegaly no site"):
         report([Fact("cardiomegaly", side="left")])
+    with pytest.raises(ValueError, match="gives glaucoma no site"):
+        report([Fact("glaucoma", zone="upper")], region="eye")
     with pytest.raises(ValueError, match="no words for region 'knee'"):
         report([], region="knee")
     with pytest.raises(ValueError, match="no region of words.yml has all of effusion, gout"):

@@ -8,7 +8,17 @@ from test_language import REGIONS, STYLES, some_facts
 
 from medtutor.language import report
 from medtutor.language.known import Fact, canonical, compare, words
-from medtutor.language.questions import YES_NO, contradict, opposite, probe, progress, questions, tree, vocabulary
+from medtutor.language.questions import (
+    MODALITIES,
+    YES_NO,
+    contradict,
+    opposite,
+    probe,
+    progress,
+    questions,
+    tree,
+    vocabulary,
+)
 from medtutor.language.reader import read
 
 STATES = {"is new": "new", "has worsened": "worse", "has improved": "better", "is unchanged": "unchanged",
@@ -119,6 +129,29 @@ def test_adversarial_pairs():
         assert single[0].answer == oracle(single[0].text, seen, "thorax")
         assert [q.kind for q in single] == ["abnormality"] + ["finding"] * (not present)
     assert kinds == {"modality", "organ", "finding", "side"}
+
+
+@pytest.mark.parametrize("region", REGIONS)
+def test_hallucinated_organs_and_modalities_are_really_wrong(region):
+    table, wrong = words(region), {"organ": set(), "modality": set()}
+    assert table["modality"] in MODALITIES
+    assert all(region in words(near)["near"] for near in table["near"])
+    for k in range(60):
+        asked = {(q.kind, q.answer): q.text for q in probe(told(k, region), k, region=region)}
+        assert asked["modality", "yes"] == f"Was this image made by {table['modality']}?"
+        assert asked["organ", "yes"] == f"Does this image show the {table['organ']}?"
+        for kind in wrong:
+            wrong[kind].add(asked[kind, "no"])
+    assert not wrong["organ"] & {f"Does this image show the {words(r)['organ']}?" for r in (region, *table["near"])}
+    assert min(map(len, wrong.values())) >= 4
+
+
+@pytest.mark.parametrize("region", REGIONS)
+def test_one_error_in_every_region(region):
+    for k in range(12):
+        wrong, before, after = contradict(told(k, region), k, None, region)
+        assert before or after
+        assert read(report(wrong, STYLES[k % len(STYLES)], k, region=region).text, region) == wrong
 
 
 def test_negated_questions_have_negated_answers():

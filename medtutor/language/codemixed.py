@@ -13,8 +13,6 @@ from typing import NamedTuple
 
 from medtutor.language.known import load
 
-ORDER = {"opening": 1, "complaint": 1, "middle": 2, "picture": 1, "closing": 1}  # how many clauses of each
-
 
 class Asked(NamedTuple):
     """A question with its words and their languages ("hi" or "en"), the same in English, an English summary, and the
@@ -71,15 +69,16 @@ def question(seed: int = 0, mix: float = 0.3, visual: tuple[str, ...] = (), part
              "part": [body["hi"], body["en"]], "side": [table["sides"][side][body["gender"]], side],
              "duration": [table["durations"][long], long], "symptom": [ill["hi"][0], ill["en"][0]]}
     clauses = [{**slots, **clause, "hi": clause["hi"].replace("{locus}", who["locus"])}
-               for name, count in ORDER.items() for clause in rng.sample(table[name], count)]
-    units = [(i, k) for i, clause in enumerate(clauses) for k, v in clause.items() if k == "en" or isinstance(v, list)]
+               for name, count in table["order"].items() for clause in rng.sample(table[name], count)]
+    units = [(i, k) for i, clause in enumerate(clauses) for k, v in clause.items()
+             if k == "en" or isinstance(v, list) and f"{{{k}}}" in clause["hi"]]
     rng.shuffle(units)  # at a higher `mix` more of them are switched, in this order
     drafts = [" ".join(" ".join(_said(clause, {k for j, k in units[:count] if j == i}, table["verbs"])
                                 for i, clause in enumerate(clauses)).split()) for count in range(len(units) + 1)]
-    drafts = [re.sub(r"(?:^|(?<=[.?] ))\*?\w", lambda match: match[0].upper(), draft) for draft in drafts]
-    text = min(drafts, key=lambda draft: abs(draft.count("*") / len(draft.split()) - mix))
+    text = min(drafts, key=lambda draft: abs(draft.count("*") / (draft.count(" ") + 1) - mix))
+    text, gloss = (re.sub(r"(?:^|(?<=[.?] ))\*?\w", lambda m: m[0].upper(), draft) for draft in (text, drafts[-1]))
     told = (f"{side} {part}".strip(), symptom, long, *(clause["fact"] for clause in clauses if "fact" in clause))
     summary = f"{who['patient']} has had {symptom} {at} the {told[0]} for {long}." + "".join(
         f" There is also {fact}." for fact in told[3:]) + f" Picture: {', '.join(visual)}." * bool(visual)
     tags = tuple((word.strip("*.?"), "en" if word[0] == "*" else "hi") for word in text.split())
-    return Asked(text.replace("*", ""), tags, drafts[-1].replace("*", ""), summary, told, tuple(visual))
+    return Asked(text.replace("*", ""), tags, gloss.replace("*", ""), summary, told, tuple(visual))
