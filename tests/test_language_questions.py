@@ -55,7 +55,7 @@ def oracle(text, facts, region):
             (r"How many .*", lambda m: str(len({f.finding for f in there}))),
             (r"On which side (?:is|are) the (.+)\?",
              lambda m: "bilateral" if len(sides(of(m[1]))) == 2 else sides(of(m[1])).pop()),
-            (r"Is the (.+) on the (right|left)\?", lambda m: "yes" if sides(of(m[1])) == {m[2]} else "no"),
+            (r"(?:Is|Are) the (.+) on the (right|left)\?", lambda m: "yes" if sides(of(m[1])) == {m[2]} else "no"),
             (r"In which zone (?:is|are) the (.+)\?", lambda m: max(f.zone for f in of(m[1]))),
             (r"How severe (?:is|are) the (.+)\?", lambda m: max(f.severity for f in of(m[1]))),
             (r"How ha(?:s|ve) the (.+) changed since the previous examination\?",

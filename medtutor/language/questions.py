@@ -156,14 +156,15 @@ def probe(facts, seed: int = 0, modality: str = "", region: str = "thorax") -> l
     there = list(dict.fromkeys(f.finding for f in facts if f.presence == "present"))
     absent = [f.finding for f in facts if f.presence == "absent" and not f.change]
     rng.shuffle(absent)
-    organs = [table["organ"], words(rng.choice(sorted({*table["regions"]} - {region, *table["near"]})))["organ"]]
-    modality = modality or table["modality"]
+    far, modality = sorted({*table["regions"]} - {region, *table["near"]}), modality or table["modality"]
+    organs = [table["organ"], words(rng.choice(far))["organ"]]
     taken = [modality, rng.choice([m for m in MODALITIES if m != modality])]
     pairs = [[("modality", f"Was this image made by {m}?", None) for m in taken],
              [("organ", f"Does this image show the {organ}?", None) for organ in organs]]
     for fact in facts:
         if fact.presence == "present" and fact.side in MIRROR and sum(f.finding == fact.finding for f in facts) == 1:
-            text = f"Is the {_noun(Fact(fact.finding), region)} on the "
+            verb = "Are" if "plural" in table["findings"][fact.finding] else "Is"
+            text = f"{verb} the {_noun(Fact(fact.finding), region)} on the "
             pairs.append([("side", text + s + "?", replace(fact, side=s)) for s in (fact.side, MIRROR[fact.side])])
     out = [Question(text, answer, kind, pair=k, fact=fact) for k, two in enumerate(pairs)
            for (kind, text, fact), answer in zip(two, ("yes", "no"), strict=True)]
