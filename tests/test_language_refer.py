@@ -84,6 +84,7 @@ def test_kinds_of_prompts():
     assert len(text["definition"].split()) >= len(text["description"].split()) + 15
     assert dict(part.split(": ") for part in text["slots"].split("; ")) == {
         name: VALUES[name][value] for name, value in zip(VALUES, c.meta["attribute"][0, 0].tolist(), strict=True)}
+    assert described(c, 0, 0, "slots", ()) == ""
     less = described(c, 0, 0, "slots", [name for name in VALUES if name != "border"])
     assert set(text["slots"].split("; ")) - set(less.split("; ")) == {"border: smooth"}
     other = described(c, 0, 0, lobe="left")

@@ -83,7 +83,7 @@ def described(cohort: Cohort, case: int, slot: int, kind: str = "description", c
         row[cohort.names["attribute"].index(name)] = table[name].index(word)
     text, plain = (_phrase(said, row, table if chosen is None else chosen, what) for what in (noun, "finding"))
     slots = "; ".join(f"{name}: {table[name][row[column]]}" for column, name, _ in said
-                      if name in (chosen or table) and row[column] >= 0)
+                      if name in (table if chosen is None else chosen) and row[column] >= 0)
     shuffled = Random(f"described/{seed}/{case}/{slot}").sample(text.split(), len(text.split()))
     return forms[kind].format(name=noun, text=text, plain=a(plain, True), slots=slots, shuffled=" ".join(shuffled))
 
