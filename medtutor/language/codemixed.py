@@ -1,7 +1,7 @@
 """Questions of patients in Hindi mixed with English, as typed in Latin letters, with a summary that needs the picture.
 
-Frames with units that switch alone, and clauses that switch whole, from codemixed.yml. As in MedSumm (Ghosh et al.
-2024) the text never says what is seen. Verbs and possessives agree with the gender of the noun that is there.
+Frames with units that switch alone, and clauses that switch whole, from codemixed.yml. As in MedSumm (2024)
+the text never says what is seen. Verbs and possessives agree with the gender of the noun that is there.
 """
 
 from __future__ import annotations
