@@ -17,10 +17,9 @@ from medtutor.phantom.texture import Draws, blur, cloud, noise, unit_grid
 
 KINDS = ("ductal carcinoma", "lobular carcinoma", "mucinous carcinoma", "medullary carcinoma")
 LOOKS, ASPECTS = ("normal", *KINDS, "stroma"), ("layout", "shape", "texture")  # "stroma" is for patches of slides only
-PREVALENCE = dict(zip(LOOKS[:5], (0.2, 0.3, 0.2, 0.15, 0.15), strict=True))
 CELLS = ("epithelial nucleus", "fibroblast nucleus", "lymphocyte nucleus", "atypical nucleus", "mitosis")
 CLASSES, LABS = ("stroma", "cytoplasm", "lumen", "fat", "mucin", *CELLS), ("balanced", "blue", "red", "faded")
-PITCH, SITE, ROOM = 44.0, 7.2, 12.0  # of the lattice of discs, of the places of nuclei; margin around the picture
+RGB, PITCH, SITE, ROOM = ("red", "green", "blue"), 44.0, 7.2, 12.0  # lattices of discs and of nuclei; margin of pictures
 # A look in a row: the chances (added up) that a disc is a gland, a nest, fat, lymphocytes; its least and largest radius;
 # the chances (added up) that a place in the stroma holds a lymphocyte, a fibroblast; that a tumour cell divides.
 LAYOUT = torch.tensor([[0.5, 0.5, 0.8, 0.81, 14, 22, 0.02, 0.18, 0], [0.06, 0.8, 0.82, 0.84, 17, 26, 0.05, 0.24, 0.015],
@@ -41,46 +40,41 @@ LAB = torch.tensor([[0.0] * 10, [0.08, 0, -0.1, 0.06, -0.12, -0.1, -0.03, -0.02,
                     -0.02, 0, -0.01, -0.01, 0], [-0.16, -0.14, -0.02, -0.02, -0.24, -0.02, 0, -0.015, -0.05, 0.5]])
 
 
-def cohort(n: int, size: int = 64, seed: int = 0, kind=None, prevalence: dict[str, float] | None = None,
-           shows: tuple[str, ...] = ASPECTS, atypical=None, lab=None, variation: float = 1.0, stain: str = "h&e",
-           fov: float = 96.0, noisy: bool = True) -> Cohort:
+def cohort(n: int, size: int = 64, seed: int = 0, kind=None, layout=None, shape=None, texture=None, atypical=None, lab=None,
+           variation: float = 1.0, fluorescence: bool = False, fov: float = 96.0, noisy: bool = True) -> Cohort:
     """n patches."""
-    if stain not in ("h&e", "fluorescence") or set(shows) - set(ASPECTS):
-        raise ValueError(f"stain must be h&e or fluorescence and shows some of {ASPECTS}, but got {stain!r} and {shows}")
-    draws = Draws(n, seed, "histology", 32)
-    look, rare, lab, dyes, survive = _patient(draws, kind, prevalence, atypical, lab, variation)
-    other = zip(ASPECTS, draws.uniform(0, 5, 3).long().unbind(1), strict=True)
-    looks = {name: look if name in shows else drawn for name, drawn in other}
-    image, mask, meta = _tissue(n, size, seed, "patch", fov, *looks.values(), rare, *dyes, stain, noisy)
+    draws = Draws(n, seed, "histology patch", 32)
+    look, rare, lab, dyes, survive = _patient(draws, kind, atypical, lab, variation)
+    looks = {name: _each(n, name, look if given is None else given, 4).long()
+             for name, given in (("layout", layout), ("shape", shape), ("texture", texture))}
+    image, mask, meta = _tissue(n, size, seed, "histology patch", fov, *looks.values(), rare, *dyes, fluorescence, noisy)
     return _cohort(image, look, meta | looks | {"lab": lab} | survive(meta["cells"]), mask=mask)
 
 
-def slides(n: int, patches: int = 100, size: int = 32, seed: int = 0, kind=None,
-           prevalence: dict[str, float] | None = None, share: float = 0.1, stroma: float = 0.7, atypical=None, lab=None,
-           variation: float = 1.0, fov: float = 48.0, noisy: bool = True) -> Cohort:
+def slides(n: int, patches: int = 100, size: int = 32, seed: int = 0, kind=None, share: float = 0.1, stroma: float = 0.7,
+           atypical=None, lab=None, variation: float = 1.0, fov: float = 48.0, noisy: bool = True) -> Cohort:
     """n slides, a row per patch."""
     if patches < 1 or min(share, stroma) < 0 or share + stroma > 1:
         raise ValueError(f"slides need patches >= 1 and shares with a sum up to 1, not {patches}, {share}, {stroma}")
-    stream, few, side = f"slides of {patches}", round(share * patches), math.ceil(patches**0.5)
+    stream, few, side = f"histology slides of {patches}", round(share * patches), math.ceil(patches**0.5)
     draws, place = Draws(n, seed, stream, 32 + patches), torch.arange(patches)
-    slide, rare, lab, dyes, survive = _patient(draws, kind, prevalence, atypical, lab, variation)
+    slide, rare, lab, dyes, survive = _patient(draws, kind, atypical, lab, variation)
     place = torch.stack([place // side, place % side], 1).expand(n, -1, 2)
     far = (place + 0.5 - side * draws.uniform(0, 1, 1, 2)).norm(dim=2) / side + draws.uniform(0, 0.4, patches)
     rank = far.argsort(1).argsort(1)  # a region of tumour, stroma around it
     look = torch.where(rank < few, slide[:, None], 5 * (rank < few + round(stroma * patches))).flatten()
-    image, _, meta = _tissue(n * patches, size, seed, stream, fov, look, look, look, *(
-        column.repeat_interleave(patches, 0) for column in (rare, *dyes)), "h&e", noisy)
-    slide = survive((meta["cells"].view(n, patches, 5) * (rank < few)[..., None]).sum(1)) | {"slide_label": slide, "lab": lab}
-    meta |= {name: column.repeat_interleave(patches) for name, column in slide.items()} | {"place": place.flatten(0, 1)}
+    each = [column.repeat_interleave(patches, 0) for column in (rare, *dyes)]
+    image, _, meta = _tissue(n * patches, size, seed, stream, fov, look, look, look, *each, False, noisy)
+    whole = survive((meta["cells"].view(n, patches, 5) * (rank < few)[..., None]).sum(1)) | {"slide_label": slide, "lab": lab}
+    meta |= {name: column.repeat_interleave(patches) for name, column in whole.items()} | {"place": place.flatten(0, 1)}
     return _cohort(image, look, meta | {"positive": (look > 0) & (look < 5)}, patient=torch.arange(n * patches) // patches)
 
 
 def _cohort(image: Tensor, look: Tensor, meta: dict, **fields) -> Cohort:
     names = {"mask": CLASSES, "label": KINDS, "cells": CELLS, "lab": LABS, "place": ("row", "column"),
-             "image": ("red", "green", "blue") if image.shape[1] == 3 else ("DNA",)}
+             "image": RGB if image.shape[1] == 3 else ("DNA",), **dict.fromkeys(("kind", "slide_label", *ASPECTS), LOOKS)}
     return Cohort(image=image, label=(look[:, None] == torch.arange(1, 5)).float(), meta={"kind": look} | meta, **fields,
-                  names=names | dict.fromkeys(("kind", "slide_label", *ASPECTS), LOOKS),
-                  units={"image": "0 to 1", "time": "months", "risk": "log hazard"})
+                  names=names, units={"image": "0 to 1", "time": "months", "risk": "log hazard"})
 
 
 def _each(n: int, name: str, given, most: int) -> Tensor:
@@ -90,16 +84,11 @@ def _each(n: int, name: str, given, most: int) -> Tensor:
     return given.expand(n)
 
 
-def _patient(draws: Draws, kind, prevalence: dict[str, float] | None, atypical, lab, variation: float) -> tuple:
+def _patient(draws: Draws, kind, atypical, lab, variation: float) -> tuple:
     """Kind, share of atypical nuclei, laboratory (n,), its inks (n, 2, 3), glass (n, 3) and lack of focus (n,), and the
     function from cells (n, 5) to survival."""
-    n, given = draws.n, PREVALENCE if prevalence is None else prevalence
-    weights = torch.tensor([float(given.get(name, 0)) for name in PREVALENCE], dtype=torch.float64)
-    if set(given) - set(PREVALENCE) or (weights < 0).any() or weights.sum() <= 0:
-        raise ValueError(f"prevalence needs weights >= 0 for some of {', '.join(PREVALENCE)}, but got {given}")
-    drawn, rare, site, soft, death, leave = draws.uniform(0, 1, 6).unbind(1)
-    drawn = (drawn[:, None] >= (weights / weights.sum()).cumsum(0)[:-1]).sum(1)
-    look = _each(n, "kind", drawn if kind is None else kind, 4).long()
+    n, (drawn, rare, site, soft, death, leave) = draws.n, draws.uniform(0, 1, 6).unbind(1)
+    look = _each(n, "kind", (5 * drawn).floor() if kind is None else kind, 4).long()
     rare = _each(n, "atypical", 0.08 * rare if atypical is None else atypical, 1).float() * (look > 0)
     lab = _each(n, "lab", (4 * site).floor() if lab is None else lab, 3).long()
     shift, wander = variation * LAB[lab], variation * draws.normal(0, 1, 8).float()
@@ -120,96 +109,93 @@ def _lattice(reach: float, pitch: float) -> Tensor:
 
 
 def _tissue(n: int, size: int, seed: int, stream: str, fov: float, layout: Tensor, shape: Tensor, texture: Tensor,
-            rare: Tensor, ink: Tensor, glass: Tensor, soft: Tensor, stain: str, noisy: bool) -> tuple[Tensor, Tensor, dict]:
+            rare: Tensor, ink: Tensor, glass: Tensor, soft: Tensor, glows: bool, noisy: bool) -> tuple[Tensor, Tensor, dict]:
     """Pictures (n, 3 or 1, size, size), masks, and columns of meta."""
     discs, sites, step, plan = _lattice(fov / 2 - 8, PITCH), _lattice(fov / 2 + ROOM, SITE), fov / size, LAYOUT[layout][:, None]
-    many, total, stream = len(discs), len(sites), f"histology {stream}"
-    draws = Draws(n, seed, stream, 64 + 5 * many + 11 * total)
+    look, many, total = layout[:, None], len(discs), len(sites)
+    draws = Draws(n, seed, f"{stream} tissue", 64 + 5 * many + 11 * total)
     draws.table, u = draws.table.float(), draws.uniform
     # ---- the plane is bent by six waves; its discs: 0 gland, 1 nest, 2 fat, 3 lymphocytes, 4 nothing
     wave, phase = draws.normal(0, 1, 2, 6) / torch.tensor([14.0, 12, 9, 7, 4, 3]), u(0, 6.3, 1, 6)
     bend, way, septum = u(-1, 1, 6, 2) * torch.tensor([[5.0], [4], [3], [2], [1], [0.7]]), u(0, math.pi, 1), u(0, 6.3, 1)
     axes = torch.stack([way.cos(), way.sin(), -way.sin(), way.cos()], 2).view(n, 2, 2)  # along and across the fibres
     centre = discs + PITCH * (u(-0.5, 0.5, 1, 2) + u(-0.14, 0.14, many, 2))
-    alike = torch.where(u(0, 1, many) < 0.4, u(0, 1, 1), u(0, 1, many))  # neighbours often are
-    what = (alike[..., None] >= plan[..., :4]).sum(2)
+    what = (torch.where(u(0, 1, many) < 0.4, u(0, 1, 1), u(0, 1, many))[..., None] >= plan[..., :4]).sum(2)
     what[:, many // 2] = torch.where(plan[:, 0, 1] > plan[:, 0, 0], 1, what[:, many // 2])  # no tumour without its nest
     radius = torch.lerp(plan[..., 4], plan[..., 5], u(0, 1, many)) + 9 * (what == 2) - 1e4 * (what == 4)
 
+    def bent(spot: Tensor) -> Tensor:
+        return torch.sin(spot @ wave + phase) @ bend
+
     def at(spot: Tensor) -> tuple[Tensor, ...]:
-        """Of points (n, M, 2): the nearest disc, its kind (4 outside), depth in it and how much deeper than in the next,
-        class of the ground (stroma, cytoplasm or mucin), place in the plane, along and across the fibres."""
-        spot = spot + torch.sin(spot @ wave + phase) @ bend
-        (depth, second), disc = torch.full((2, *spot.shape[:2]), -1e3), torch.zeros(spot.shape[:2], dtype=torch.long)
+        """Of points (n, M, 2): the kind of the nearest disc (4 outside), the depth in it and how much deeper than in the
+        next, the class of the ground (stroma, cytoplasm or mucin), the places along and across the fibres, and from the
+        centre of the disc."""
+        spot, (depth, second) = spot + bent(spot), torch.full((2, n, spot.shape[1]), -1e3)
+        disc, (along, across) = torch.zeros_like(depth, dtype=torch.long), (spot @ axes.mT).unbind(2)
         for k in range(many):
             here = radius[:, k, None] - torch.hypot(spot[..., 0] - centre[:, k, :1], spot[..., 1] - centre[:, k, 1:])
             second, disc, depth = second.maximum(here.minimum(depth)), torch.where(here > depth, k, disc), depth.maximum(here)
-        fibre = spot @ axes.mT
-        pool = (layout[:, None] == 3) & (torch.cos(fibre[..., 1] / 9 + septum + torch.sin(fibre[..., 0] / 23)) < 0.72)
-        ground, kind = torch.where(layout[:, None] == 4, 1, 4 * pool), torch.where(depth > 0, what.gather(1, disc), 4)
-        return disc, kind, depth, depth - second, ground, spot, fibre
+        pool = (look == 3) & (torch.cos(across / 9 + septum + torch.sin(along / 23)) < 0.72)
+        away = spot - centre.gather(1, disc[..., None].expand(-1, -1, 2))
+        return (what.gather(1, disc).where(depth > 0, 4), depth, depth - second, torch.where(look == 4, 1, 4 * pool), along,
+                across, *away.unbind(2))
 
     # ---- nuclei: in the wall of glands, in nests, sheets and files; lymphocytes and fibroblasts
-    spot = sites + SITE * u(-0.35, 0.35, total, 2)
-    disc, inside, depth, _, ground, plane, fibre = at(spot)
-    away, (along, across) = plane - centre.gather(1, disc[..., None].expand(-1, -1, 2)), fibre.unbind(2)
-    shift = away * ((inside == 0) * (depth - 5.2) / away.norm(dim=2).clamp(min=1))[..., None]
-    place = plane + shift - torch.sin((spot + shift) @ wave + phase) @ bend
-    pick, chance, files, row = u(0, 1, total), u(0, 1, total), (layout == 2)[:, None], (across / 13).round()
-    row = files & ((across / 13 - row).abs() < 0.22) & (torch.sin(along / 12 + 2.1 * row + septum) > -0.6)
-    lymph = (inside == 3) | ((inside == 4) & (pick < plan[..., 6]))
-    wall = ((inside == 0) & (depth < 15)) | ((inside == 1) & (depth > NUCLEUS[shape, :1] / 2))
-    tumour = torch.where(inside == 4, ((ground == 1) | row) & ~lymph, wall)
+    inside, depth, _, ground, along, across, dx, dy = at(spot := sites + SITE * u(-0.35, 0.35, total, 2))
+    pick, chance, row, wall = u(0, 1, total), u(0, 1, total), (across / 13).round(), (inside == 0) & (depth < 15)
+    file = (look == 2) & ((across / 13 - row).abs() < 0.3) & (torch.sin(along / 12 + 2.1 * row + septum) > -0.6)
+    lymph, packed = (inside == 3) | ((inside == 4) & (pick < plan[..., 6])), depth > NUCLEUS[shape, :1] / 2
+    tumour = torch.where(inside == 4, ((ground == 1) | file) & ~lymph, wall | ((inside == 1) & packed))
     on = tumour | (inside == 3) | ((inside == 4) & (depth < -1.5) & (ground != 4) & (pick < plan[..., 7]))
-    change = torch.where(chance < rare[:, None], 3, 4 * (chance > 1 - plan[..., 8]))
-    cell = torch.where(tumour, change, torch.where(lymph, 2, 1))
-    body, grain = (NUCLEUS[torch.where(cell == 0, look[:, None], 5 + cell)] for look in (shape, texture))
+    cell = torch.where(chance < rare[:, None], 3, 4 * (chance > 1 - plan[..., 8])).where(tumour, 1 + lymph.long())
+    inward, sideways = wall * (depth - 5.2) / torch.hypot(dx, dy).clamp(min=1), (file & tumour) * (13 * row - across)
+    place = spot + torch.stack([inward * dx, inward * dy], 2) + sideways[..., None] * axes[:, 1:]
+    place = place + bent(spot) - bent(place)
+    body, grain = (NUCLEUS[torch.where(cell == 0, like[:, None], 5 + cell)] for like in (shape, texture))
     a = (body[..., 0] * torch.exp(body[..., 1] * u(-1.7, 1.7, total))).clamp(max=11)
     b, lean = a * (body[..., 2] * u(0.85, 1.15, total)).clamp(max=1), u(-0.4, 0.4, total)
-    lean = torch.where((cell == 1) | row, way + lean, torch.where(inside == 0, torch.atan2(*away.flip(2).unbind(2)), 9 * lean))
+    lean = torch.where((cell == 1) | file, way + lean, torch.where(wall, torch.atan2(dy, dx), 9 * lean))
     nuclei = torch.cat([place, torch.stack([lean.cos(), lean.sin(), a, b, cell, body[..., 3] * u(0.8, 1.2, total)], 2),
                         body[..., 4:6], grain[..., 6:], a[..., None] * u(-0.35, 0.35, total, 2)], 2)
     # ---- who comes first, rare ones before all, keeps others away
     on &= place.abs().amax(2) < fov / 2 + ROOM
     order = torch.where(on, u(0, 1, total) - 1.0 * (cell > 2), 9).argsort(1)[:, :max(1, int(on.sum(1).max()))]
-    nuclei, on = nuclei.gather(1, order[..., None].expand(-1, -1, nuclei.shape[2])), on.gather(1, order)
+    nuclei, on = nuclei.gather(1, order[..., None].expand(-1, -1, 15)), on.gather(1, order)
     wide, kept = (nuclei[..., 4] * nuclei[..., 5]).sqrt(), torch.zeros_like(on)
     close = torch.cdist(nuclei[..., :2], nuclei[..., :2]) < 0.88 * (wide[:, None] + wide[..., None])
-    for _ in range(5):
-        first = on & ~(close.tril(-1) & on[:, None]).any(2)
-        kept, on = kept | first, on & ~(close & first[:, None]).any(2)
+    earlier = close.tril(-1)
+    for _ in range(5):  # numpy's any is many times as fast as torch's
+        first = on & ~torch.from_numpy((earlier & on[:, None]).numpy().any(2))
+        kept, on = kept | first, on & ~torch.from_numpy((close & first[:, None]).numpy().any(2))
     owner, nuclei = kept.nonzero()[:, 0], nuclei[kept]
     # ---- pixels
     r, who = _nearest(n, size, step, owner, nuclei)
     x, y = (g.float() * (fov / 2) for g in unit_grid(size))
-    mid, fine, thick = (cloud(n, seed, f"{stream} {width}", size, max(1, round(fov / width)), 2, octaves)
-                        for width, octaves in ((6, 1), (2.2, 1), (24, 2)))
+    mid, fine, thick = (cloud(n, seed, f"{stream} {w}", size, max(1, round(fov / w))) for w in (6, 2.2, 24))
     cx, cy, cos, sin, a, b, cell, dark, ragged, rim, clump, edge, dot, ox, oy = nuclei[who].unbind(3)
-    r, spot = r + ragged * mid, torch.stack([x, y], 2).view(1, -1, 2)
-    _, inside, depth, margin, region, _, fibre = (v.unflatten(1, (size, size)) for v in at(spot))
-    region = torch.where(inside == 4, region, torch.tensor([1, 1, 0, 0, 0])[inside])
-    region = torch.where((inside == 0) & (depth > 9.6 + 0.6 * mid), 2, region)
-    region = torch.where((inside == 2) & (depth > 1.2) & (margin > 1.4), 3, region)
-    region = torch.where((r < rim) & (rim > 1) & (region != 3), 1, region)
+    found = (v.view(n, size, size) for v in at(torch.stack([x, y], 2).view(1, -1, 2)))
+    inside, depth, margin, region, along, across, *_ = found
+    r, fat = r + ragged * mid, (inside == 2) & (depth > 1.2) & (margin > 1.4)
+    region = region.where(inside == 4, torch.where((inside == 0) & (depth > 9.6 + 0.6 * mid), 2, 1 * (inside < 2)))
+    region, nucleus = torch.where((r < rim) & (rim > 1), 1, region).where(~fat, 3), (r < 1) & ~fat
     # ---- dyes: collagen is noise stretched along the fibres
-    strand = noise(n, seed, f"{stream} strand", (1, round(fov * 0.9), round(fov / 7)))
-    strand = torch.nn.functional.grid_sample(strand, (fibre + 0.8 * mid[..., None]) / fov, align_corners=False)[:, 0]
+    strand, where = noise(n, seed, f"{stream} strand", (1, round(fov * 0.9), round(fov / 7))), [along, across + 0.8 * mid]
+    strand = torch.nn.functional.grid_sample(strand, torch.stack(where, 3) / fov, align_corners=False)[:, 0]
     tone = torch.stack([0.35 * strand + 0.1 * fine, 0.12 * fine + 0.12 * mid + 0.2 * (r.clamp(1, 1.8) - 1.5), 0.5 * mid,
                         0 * mid, 0.15 * strand + 0.3 * mid]).gather(0, region[None])[0] + 0.12 * thick
-    spotty = dot - torch.hypot((x - cx) * cos + (y - cy) * sin - ox, (y - cy) * cos - (x - cx) * sin - oy)
-    spotty = (dot > 0) * (torch.sigmoid(4 * spotty) - (dot / a) ** 2)
-    chromatin = dark * (1 + clump * fine + edge * (r * r - 0.5) + 0.9 * spotty).clamp(min=0.15)
-    cover = torch.sigmoid((1 - r) * (a * b).sqrt() / step * 4) * (region != 3)
+    dark_spot = torch.sigmoid(4 * (dot - torch.hypot((x - cx) * cos + (y - cy) * sin - ox, (y - cy) * cos - (x - cx) * sin - oy)))
+    chromatin = 1 + clump * fine + edge * (r * r - 0.5) + 0.9 * (dot > 0) * (dark_spot - (dot / a) ** 2)
+    chromatin = dark * chromatin.clamp(min=0.15)
+    cover = torch.sigmoid((1 - r) * (a * b).sqrt() / step * 4) * ~fat
     amount = torch.lerp(DYES[region] * (1 + tone[..., None]).clamp(min=0.1),
                         torch.stack([chromatin, 0.2 + 0.1 * chromatin], 3), cover[..., None])
     image = glass[:, :, None, None] * torch.exp(-torch.einsum("nhwk,nkc->nchw", amount, ink))
-    if stain == "fluorescence":
-        image = (cover * chromatin)[:, None] * ink[:, :1, :1, None]
-        image = 0.02 + 0.6 * image + 0.1 * blur(image, 4 / step)
-    image = blur(image, 0.5)
-    image = torch.lerp(image, blur(image, 1.2 / step), soft[:, None, None, None])
+    if glows:
+        glow = (cover * chromatin)[:, None] * ink[:, :1, :1, None]
+        image = 0.02 + 0.6 * glow + 0.1 * blur(glow, 4 / step)
+    image = torch.lerp(blur(image, 0.5), blur(image, 0.5 + 1.2 / step), soft[:, None, None, None])
     image = image + 0.012 * noisy * noise(n, seed, f"{stream} sensor", tuple(image.shape[1:]))
-    nucleus = (r < 1) & (region != 3)
     return image.clamp(0, 1), torch.where(nucleus, 5 + cell.long(), region), _counts(n, fov, owner, nuclei, nucleus, who)
 
 
