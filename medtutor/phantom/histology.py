@@ -35,7 +35,7 @@ def cohort(n: int, size: int = 64, seed: int = 0, kind=None, layout=None, shape=
 
     `kind`, 0 normal or 1 to 4 (`LOOKS`), is drawn, all equally often, or given. Architecture (`layout`), size and
     outline of nuclei (`shape`) and their chromatin (`texture`) follow the kind, or are given one by one, 0 to 4, and
-    then owe nothing to the label: layout is coarse; texture is fine and leaves the mean darkness of a nucleus alone.
+    then owe nothing to the label: layout is coarse; texture is fine and leaves nuclei as dark as they are.
     `lab` 0 to 3 (`LABS`). `atypical`: the chance that a place for a tumour cell gets a large dark nucleus, drawn from 0
     to 0.08; none in normal tissue. Each of these is one number or (n,). `variation` scales what differs between and
     within laboratories in colour and focus; `fov` is the width of the picture in micrometres; `noisy=False` leaves out
@@ -68,17 +68,18 @@ def slides(n: int, patches: int = 100, size: int = 32, seed: int = 0, kind=None,
     """
     if patches < 1 or min(share, stroma) < 0 or share + stroma > 1:
         raise ValueError(f"slides need patches >= 1 and shares with a sum up to 1, not {patches}, {share}, {stroma}")
-    stream, few, side = f"slides of {patches} patches", round(share * patches), math.ceil(patches**0.5)
-    draws = Draws(n, seed, stream, 32 + patches)
+    draws, few, side = Draws(n, seed, "histology slide", 32 + patches), round(share * patches), math.ceil(patches**0.5)
     slide, rare, lab, dyes, survive = _patient(draws, kind, atypical, lab, variation)
     place = torch.stack([torch.arange(patches) // side, torch.arange(patches) % side], 1).expand(n, -1, 2)
     rank = ((place / side - draws.uniform(0, 1, 1, 2)).norm(dim=2) + draws.uniform(0, 0.4, patches)).argsort().argsort()
-    look = torch.where(rank < few, slide[:, None], 5 * (rank < few + round(stroma * patches))).flatten()
-    rare, *dyes = (column.repeat_interleave(patches, 0) for column in (rare, *dyes))
-    image, _, meta = _tissue(n * patches, size, seed, stream, fov, look, look, look, rare, *dyes, False, noisy)
+    look = torch.where(rank < few, slide[:, None], 5 * (rank < few + round(stroma * patches)))
+    made = [_tissue(n, size, seed, f"histology slide {k}", fov, *look[:, [k] * 3].unbind(1), rare, *dyes, False, noisy)
+            for k in range(patches)]  # patch by patch: little memory
+    image, meta = torch.stack([picture for picture, *_ in made], 1).flatten(0, 1), {
+        name: torch.stack([columns[name] for *_, columns in made], 1).flatten(0, 1) for name in made[0][2]}
     own = survive((meta["cells"].view(n, -1, 5) * (rank < few)[..., None]).sum(1)) | {"slide_label": slide, "lab": lab}
     meta |= {name: column.repeat_interleave(patches) for name, column in own.items()} | {"place": place.flatten(0, 1)}
-    return _cohort(image, look, meta, patient=torch.arange(n * patches) // patches)
+    return _cohort(image, look.flatten(), meta, patient=torch.arange(n * patches) // patches)
 
 
 def _cohort(image: Tensor, look: Tensor, meta: dict, **fields) -> Cohort:
@@ -220,10 +221,9 @@ def _nearest(n: int, size: int, step: float, owner: Tensor, nuclei: Tensor) -> t
     return (best >> 32) / 2**20, best % 2**32
 
 
-def _counts(n: int, fov: float, owner: Tensor, nuclei: Tensor, core: Tensor, who: Tensor) -> dict[str, Tensor]:
+def _counts(n: int, fov: float, owner: Tensor, dots: Tensor, core: Tensor, who: Tensor) -> dict[str, Tensor]:
     """Nuclei numbered from 1 in each picture, and how many of each of `CELLS` have their centre in it."""
-    seen = torch.zeros(len(nuclei) + 1, dtype=torch.long).index_fill_(0, 1 + who[core], 1).cumsum(0)
+    seen = torch.zeros(len(dots) + 1, dtype=torch.long).index_fill_(0, 1 + who[core], 1).cumsum(0)
     instance = (seen[who + 1] - seen[torch.searchsorted(owner, torch.arange(n))][:, None, None]) * core
-    here = (nuclei[:, :2].abs() < fov / 2).all(1)
-    cells = (5 * owner + nuclei[:, 6].long())[here].bincount(minlength=5 * n).view(n, 5)
+    cells = (5 * owner + dots[:, 6].long())[(dots[:, :2].abs() < fov / 2).all(1)].bincount(minlength=5 * n).view(n, 5)
     return {"instance": instance, "cells": cells, "nuclei": cells.sum(1), "cellularity": core.float().mean((1, 2))}
