@@ -20,29 +20,29 @@ from torch.nn.functional import grid_sample, pad
 from medtutor.cohort import Cohort
 from medtutor.phantom.texture import Draws, boxes, cloud, noise, px, turned, unit_grid
 
-LEADS = ("I", "II", "III", "AVR", "AVL", "AVF", "V1", "V2", "V3", "V4", "V5", "V6")
-LABELS = ("ST elevation", "irregular rhythm", "Q wave", "bundle branch block", "ectopic beats")
-PREVALENCE, SECONDS = dict.fromkeys(LABELS, 0.15), 10
-BEATS = 40  # more than fit into a record
-AFTER_R = 0.105  # where the ST level is defined: about 60 ms after the end of a normal QRS
 _TABLE = yaml.safe_load(files(__package__).joinpath("ecg.yml").read_text(encoding="utf-8"))
-TERRITORIES, BLOCKS, WARDS = tuple(_TABLE["injury"]), tuple(_TABLE["waves"]), tuple(_TABLE["wards"])
+NAMES = {key: tuple(words) for key, words in _TABLE["names"].items()}
+LEADS, LABELS, WARDS = NAMES["signal"], NAMES["label"], NAMES["header"]
+PREVALENCE = dict.fromkeys(LABELS, 0.15)
+SECONDS, BEATS = 10, 40  # of a record; more beats than fit into it
+AFTER_R = 0.105  # seconds after R where the ST level is defined, about 60 ms after the end of a normal QRS
 _DOWER, _INJURY, _WAVES = (torch.tensor(list(_TABLE[key].values()), dtype=torch.float64)
                            for key in ("dower", "injury", "waves"))
+_COLOUR = {name: torch.tensor(rgb)[:, None, None] for name, rgb in _TABLE["colours"].items()}
 
 
 def cohort(n: int, size: int = 64, seed: int = 0, kind: str = "sheet", leads: int = 12, per_patient: int = 1,
-           prevalence: dict[str, float] | None = None, exclusive: bool = False, territory: str | None = None,
-           elevation: float | None = None, header: float | None = None, photo: bool = True, rate: int = 250,
+           prevalence: dict[str, float] | None = None, exclusive: bool = False, elevation: float | None = None,
+           header: float | None = None, photo: bool = True, rate: int = 250,
            noisy: bool = True) -> Cohort:
     """n patients with `per_patient` ECGs each: a row per ECG, ordered by `patient`, then `visit`.
 
     meta["signal"] (N, 12, 10 rate) in mV: III = II - I, AVR = -(I + II) / 2, AVL = I - II / 2 and AVF = II - I / 2 hold
     exactly, noise included. `label` (N, 5): ST elevation (with reciprocal depression), irregular rhythm (atrial
     fibrillation: f waves, no P), Q wave (old infarct), bundle branch block, ectopic beats (ventricular); all zero is
-    normal. The ECGs of a patient share label and waves; beats, noise and camera differ. `prevalence` is per label, the
-    chance of each, and with `exclusive` of it alone (the rest is normal). `territory` (inferior, anterior, lateral) and
-    `elevation` (mV, where ST rises most) set those of all patients; the labels stay.
+    normal. The ECGs of a patient share label and waves; beats, noise and camera differ. `prevalence` is the chance of
+    each label, and with `exclusive` that of it alone (the rest is normal). `elevation` (mV, in the lead where ST rises
+    most) is drawn from 0.12 to 0.45 unless given, for those who have the label.
 
     kind "sheet" adds `image` (N, 3, size, size), RGB in [0, 1]: pink paper with squares of 1 and 5 mm, 25 mm/s, a
     calibration pulse of 1 mV. leads 12: four columns of 2.5 s and a rhythm strip, 278 x 205 mm squeezed into a square;
@@ -50,44 +50,42 @@ def cohort(n: int, size: int = 64, seed: int = 0, kind: str = "sheet", leads: in
     ward: that of the patient's first label with this probability, else any; its box is meta["header_box"], NaN without.
 
     Other `meta`: r_peaks (N, 40) in seconds, NaN outside of the record, ectopic (N, 40), heart_rate (beats/min), st_mv
-    (N, 12), what the infarct adds to a lead 105 ms after R, age, sex, gain (mm/mV), header (-1 without), severity_<label>,
-    territory (-1 without infarct) and block with their words in `names`. kind "signal" has no picture. `noisy=False`
-    leaves out wander, hum, muscle and sensor. Muscle noise depends on `rate` (samples/s), nothing else does. Patient i
-    depends on `seed` and i only. Raises ValueError for options out of range.
+    (N, 12), what the infarct adds to a lead 105 ms after R, age, sex, gain (mm/mV), header (-1 without),
+    severity_<label>, territory (-1 without infarct) and block, with their words in `names`. kind "signal" has no
+    picture. `noisy=False` leaves out wander, hum, muscle and sensor. Muscle noise depends on `rate` (samples/s), nothing
+    else does. Patient i depends on `seed` and i only. Raises ValueError for options out of range.
     """
     risk = torch.tensor([(PREVALENCE | (prevalence or {}))[name] for name in LABELS], dtype=torch.float64)
     if {*(prevalence or ())} - {*LABELS} or not 0 <= risk.min() <= risk.max() <= 1 or exclusive and risk.sum() > 1.001:
         raise ValueError(f"prevalence needs chances (0.15 unless given) of some of {', '.join(LABELS)}, in sum at most "
                          f"1 if exclusive, but got {prevalence}")
-    if (kind not in ("sheet", "signal") or leads not in _TABLE["sheets"] or territory not in (None, *TERRITORIES) or rate < 50
-            or per_patient < 1 or not 0 <= (header or 0) <= 1 or not 0 <= (elevation or 0) <= 2):
-        raise ValueError(f"kind must be sheet or signal, leads 12 or 3, territory one of {', '.join(TERRITORIES)}, rate 50 "
-                         "or more, per_patient 1 or more, header 0 to 1 and elevation 0 to 2, but got "
-                         f"{kind!r}, {leads}, {territory!r}, {rate}, {per_patient}, {header} and {elevation}")
-    heart, meta = _hearts(n, seed, risk, exclusive, territory, elevation)
-    shots = [_record(*heart, seed, visit, rate, noisy) for visit in range(per_patient)]
+    if (kind not in ("sheet", "signal") or leads not in _TABLE["sheets"] or rate < 50 or per_patient < 1
+            or not 0 <= (header or 0) <= 1 or not 0 <= (elevation or 0) <= 2):
+        raise ValueError("kind must be sheet or signal, leads 12 or 3, rate 50 or more, per_patient 1 or more, header 0 "
+                         f"to 1 and elevation 0 to 2, but got {kind!r}, {leads}, {rate}, {per_patient}, {header}, {elevation}")
+    label, pace, wave, meta = _hearts(n, seed, risk, exclusive, elevation)
+    shots = [_record(label, pace, wave, seed, visit, rate, noisy) for visit in range(per_patient)]
     for visit, shot in enumerate(shots if kind == "sheet" else ()):
-        shot |= _sheet(heart[0], shot["signal"], size, seed, visit, leads, header, photo, rate, noisy)
+        shot |= _sheet(label, shot["signal"], size, seed, visit, leads, header, photo, rate, noisy)
     meta = {key: column.repeat_interleave(per_patient, 0) for key, column in meta.items()} | {
         key: torch.stack([shot[key] for shot in shots], 1).flatten(0, 1) for key in shots[0]}
-    return Cohort(image=meta.pop("image", None), label=heart[0].repeat_interleave(per_patient, 0).float(), meta=meta,
+    return Cohort(image=meta.pop("image", None), label=label.repeat_interleave(per_patient, 0).float(), meta=meta,
                   patient=torch.arange(n).repeat_interleave(per_patient), visit=torch.arange(per_patient).repeat(n),
-                  names={"label": LABELS, "signal": LEADS, "st_mv": LEADS, "sex": ("female", "male"),
-                         "header": WARDS[:-1], "territory": TERRITORIES, "block": BLOCKS}, units=_TABLE["units"])
+                  names=NAMES, units=_TABLE["units"])
 
 
-def waves(time: Tensor, peaks: Tensor, other: Tensor, centre: Tensor, width: Tensor, size: Tensor, own: Tensor) -> Tensor:
-    """Signals (N, L, T) of the beats at R `peaks` (N, B), at each `time` (T,) of the last before and the first after it.
+def waves(time: Tensor, peaks: Tensor, other: Tensor, wave: Tensor, own: Tensor) -> Tensor:
+    """Signals (N, L, T) of beats with R `peaks` (N, B): at each `time` (T,), the last before and the first after it.
 
-    Wave k of a beat is a Gaussian at `centre` (N, K) after R, of `width` (N, K) and `size` (N, K, L). Beats that are
-    `other` (N, B) have only the waves that are their `own` (K,), the rest only those that are not.
+    `wave` (N, K, 2 + L): a beat is a sum of K Gaussians; the middle after R, the standard deviation, the heights. Beats
+    that are `other` (N, B) have only the waves that are their `own` (K,), the rest only those that are not.
     """
     place, total = torch.searchsorted(peaks, time.expand(len(peaks), -1).contiguous(), right=True), 0.0
+    middle, width, height = wave.float().split((1, 1, wave.shape[-1] - 2), -1)
     for back in (1, 0):
         beat = (place - back).clamp(0, peaks.shape[1] - 1)
-        gap = (time - peaks.gather(1, beat)).float()[:, None] - centre.float()[..., None]
-        bell = torch.exp(-0.5 * (gap / width.float()[..., None]) ** 2)
-        total = total + size.float().mT @ (bell * (other.gather(1, beat)[:, None] == own[:, None]))
+        bell = torch.exp(-0.5 * (((time - peaks.gather(1, beat)).float()[:, None] - middle) / width) ** 2)
+        total = total + height.mT @ (bell * (other.gather(1, beat)[:, None] == own[:, None]))
     return total
 
 
@@ -97,55 +95,55 @@ def _twelve(eight: Tensor) -> Tensor:
     return torch.cat([one, two, two - one, -(one + two) / 2, one - two / 2, two - one / 2, eight[:, 2:]], 1)
 
 
-def _hearts(n: int, seed: int, risk: Tensor, exclusive: bool, territory: str | None, elevation: float | None) -> tuple:
-    """What the ECGs of a patient share: (labels, R-R interval, waves (N, 12, 10) as centre, width, sizes), and `meta`."""
+def _hearts(n: int, seed: int, risk: Tensor, exclusive: bool, elevation: float | None) -> tuple:
+    """What the ECGs of a patient share: labels, mean R-R interval, `wave` of `waves` in eight leads, `meta`."""
     draws = Draws(n, seed, "ecg heart", 160)
     u, normal = draws.uniform, draws.normal
     alone, each, edge = u(0, 1, 1), u(0, 1, 5), risk.cumsum(0)
     label = (alone < edge) & (alone >= edge - risk) if exclusive else each < risk
     st, wild, scar, blocked, _ = label[..., None].unbind(1)
-    age, sex, grade, area, left = u(25, 88), u(0, 2).long(), u(0.05, 1, 5), u(0, 3).long(), u(0, 2).long()
-    area, block = area if territory is None else area * 0 + TERRITORIES.index(territory), label[:, 3] * (1 + left)
-    gap, wave = 60 / where(wild, u(75, 130, 1), u(60, 98, 1)), _WAVES[block]
-    when, form = wave[..., :2] * normal(1, 0.05, 12, 2), wave[..., 2:]
-    when[:, [4, 5, 8]] *= gap.sqrt()[..., None]  # repolarisation follows the rate
-    form = (form + 0.1 * form.norm(dim=-1, keepdim=True) * normal(0, 1, 12, 3)) * normal(1, 0.16, 12, 1) * normal(1, 0.13, 1, 1)
+    age, sex, grade, area, left = u(25, 88), u(0, 2).long(), u(0.05, 1, 5), u(0, 3).long(), u(1, 3, 1).long()
+    pace, block = 60 / where(wild, u(75, 130, 1), u(60, 98, 1)), (blocked * left)[:, 0]
+    when, form = _WAVES[block].split((2, 3), -1)
+    when = when * normal(1, 0.05, 12, 2)
+    when[:, [4, 5, 8]] *= pace.sqrt()[..., None]  # repolarisation follows the rate
+    form = (form + 0.1 * form.norm(dim=-1, keepdim=True) * normal(0, 1, 12, 3)) * normal(1, 0.16, 12, 1)
     form[:, 4:6] *= u(0.6, 1.4, 1, 1)
     form[:, 9:] *= where(u(0, 1, 1, 3) < 0.5, 1, -1) * u(0.9, 1.5, 1, 1)  # one focus for each patient
-    lean = normal(0, 0.16, 1) - (age[:, None] - 55) / 250  # the axis turns to the left with age
-    form[..., :2] += lean[..., None] * form[..., [1, 0]] * torch.tensor([-1, 1])
-    size, injury = form @ _DOWER, _twelve((_INJURY[area] @ _DOWER)[..., None])[..., 0]
-    injury = injury / injury.amax(1, keepdim=True)  # 1 mV in the lead of its maximum
+    lean = normal(0, 0.16, 1, 1) - (age[:, None, None] - 55) / 250  # the axis turns to the left with age
+    form[..., :2] += lean * form[..., [1, 0]] * torch.tensor([-1, 1])
+    height, injury = form @ _DOWER, _INJURY[area] @ _DOWER
+    injury = injury / _twelve(injury[..., None]).amax(1)  # 1 mV in the lead of its maximum
     lift = st * (0.12 + 0.33 * grade[:, :1] if elevation is None else elevation)
     bell = torch.exp(-0.5 * ((AFTER_R - when[:, 7:9, :1]) / when[:, 7:9, 1:]) ** 2).sum(1)
-    eight = injury[:, [0, 1, *range(6, 12)]]
-    size[:, 7:9], size[:, 0] = (eight * lift / bell)[:, None], size[:, 0] * ~wild
-    size[:, 1], when[:, 1, 1:] = where(scar, -eight * (0.3 + 0.5 * grade[:, 2:3]), size[:, 1]), where(scar, 0.014, when[:, 1, 1:])
-    meta = {"age": age.float(), "sex": sex, "block": block, "territory": where(label[:, 0] | label[:, 2], area, -1),
-            "st_mv": (injury * lift).float()}
-    severe = {f"severity_{name.replace(' ', '_')}": (grade * label)[:, k].float() for k, name in enumerate(LABELS)}
-    return (label, gap, torch.cat([when, size], -1)), meta | severe
+    height[:, 0], height[:, 7:9] = height[:, 0] * ~wild, (injury * lift / bell)[:, None]
+    height[:, 1] = where(scar, -injury * (0.3 + 0.5 * grade[:, 2:3]), height[:, 1])
+    when[:, 1, 1:] = where(scar, 0.014, when[:, 1, 1:])
+    meta = {f"severity_{name.replace(' ', '_')}": (grade * label)[:, k].float() for k, name in enumerate(LABELS)}
+    meta |= {"age": age.float(), "sex": sex, "block": block, "territory": where((st | scar)[:, 0], area, -1),
+             "st_mv": _twelve((injury * lift)[..., None])[..., 0].float()}
+    return label, pace, torch.cat([when, height], -1), meta
 
 
 def _record(label: Tensor, pace: Tensor, wave: Tensor, seed: int, visit: int, rate: int, noisy: bool) -> dict:
     """One record of every patient: signal, r_peaks, ectopic, heart_rate."""
     n, time, k = len(label), torch.arange(SECONDS * rate).double() / rate, torch.arange(BEATS)
-    draws = Draws(n, seed, f"ecg record {visit}", 192)
-    u, normal, wild = draws.uniform, draws.normal, label[:, 1:2]
+    draws, wild, own = Draws(n, seed, f"ecg record {visit}", 192), label[:, 1:2], torch.arange(12) > 8
+    u, normal = draws.uniform, draws.normal
     ectopic = label[:, 4:] & ((k + u(0, 4, 1).floor()) % u(2, 5, 1).floor() == 0)
     breath = 1 + 0.03 * torch.sin(k * u(1.2, 1.9, 1) + u(0, 2 * pi, 1)) + normal(0, 0.01, BEATS)
     gap = where(wild, (0.24 * normal(0, 1, BEATS) - 0.03).exp(), breath) * u(0.95, 1.05, 1) * pace
     gap = (gap * (1 - 0.38 * ectopic.double() + 0.38 * ectopic.roll(1, 1))).clamp(min=0.28)  # early, then a pause
     peaks = gap.cumsum(1) - gap[:, :1] * u(1, 2, 1)
+    shake = (torch.tensor([0.02, 0.04, -0.04]).double() * normal(1, 0.3, 3) * wild) @ _DOWER  # f waves
     turns = 2 * pi * (u(5.0, 7.5, 1) * time + 0.25 * torch.sin(2 * pi * u(0.3, 0.9, 1) * time) + u(0, 1, 1))
-    shake = (torch.tensor([0.02, 0.04, -0.04]).double() * normal(1, 0.3, 3) * wild) @ _DOWER
-    slow = 2 * pi * (u(0.05, 0.45, 1, 3, 1) * time + u(0, 1, 8, 3, 1))
-    loud, hum, tremor = u(0, 0.05, 8, 3, 1), u(0, 1, 8, 1) ** 3 * 0.03, u(0.004, 0.02, 1, 1)
+    tones = where(torch.arange(4) < 3, u(0.05, 0.45, 1, 4), 50.0)[..., None] * time + u(0, 1, 8, 4, 1)  # wander, hum
+    loud, tremor = u(0, 1, 8, 4, 1) * torch.tensor([0.05, 0.05, 0.05, 0.012])[:, None], u(0.004, 0.02, 1, 1)
     signal, white = [], noise(n, seed, f"ecg muscle {visit}", (8, len(time))) if noisy else torch.zeros(n)
     for i in torch.arange(n).split(64):  # few enough for the cache
-        eight = waves(time, peaks[i], ectopic[i], wave[i, :, 0], wave[i, :, 1], wave[i, :, 2:], torch.arange(12) > 8)
+        eight = waves(time, peaks[i], ectopic[i], wave[i], own)
         eight = eight + shake[i][..., None] * (turns[i].sin() + 0.4 * (2 * turns[i]).sin())[:, None]
-        outside = (slow[i].sin() * loud[i]).sum(2) + (2 * pi * 50 * time).sin() * hum[i] + tremor[i] * white[i]
+        outside = ((2 * pi * tones[i]).sin() * loud[i]).sum(2) + tremor[i] * white[i]
         signal.append(_twelve((eight + noisy * outside).float()))
     inside = (peaks >= 0) & (peaks < SECONDS)
     length = where(inside, peaks, -inf).amax(1) - where(inside, peaks, inf).amin(1)
@@ -162,36 +160,29 @@ def _words(ward: str, leads: int, size: int) -> Tensor:
     page = Image.new("L", (4 * wide, 4 * high))
     pen = ImageDraw.Draw(page)
     pen.text((4 * start, 24), ward, 255, ImageFont.load_default(36))
-    for place, lead in (((4 * start + 250 * c + 8, 4 * (first + pitch * r - 21)), lead)
-                        for r, row in enumerate(rows) for c, lead in enumerate(row)):
+    for r, c, lead in ((r, c, lead) for r, row in enumerate(rows) for c, lead in enumerate(row)):
+        place = 4 * start + 250 * c + 8, 4 * (first + pitch * r - 21)
         pen.text(place, LEADS[lead].replace("AV", "aV"), 255, ImageFont.load_default(20))
     page = page.resize((2 * size, 2 * size), Image.Resampling.BOX)
     return torch.frombuffer(bytearray(page.tobytes()), dtype=torch.uint8).view(2 * size, -1) / 255
 
 
-def _ruled(place: Tensor, pitch: float, width: float, pixel: float) -> Tensor:
-    """The share of a pixel that lines of `width` at all multiples of `pitch` cover."""
-    ends = ((place + width / 2 + side * pixel / 2) / pitch for side in (1, -1))
-    high, low = (end.floor() * width + ((end - end.floor()) * pitch).clamp(max=width) for end in ends)
-    return (high - low) / pixel
-
-
-def _sheet(label: Tensor, signal: Tensor, size: int, seed: int, visit: int, leads: int, header: float | None, photo: bool,
-           rate: int, noisy: bool) -> dict:
+def _sheet(label: Tensor, signal: Tensor, size: int, seed: int, visit: int, leads: int, header: float | None,
+           photo: bool, rate: int, noisy: bool) -> dict:
     """The sheets of one record each: image, gain, header, header_box."""
     n, (wide, high, start, pitch, first, seconds, rows) = len(label), _TABLE["sheets"][leads]
-    draws, paper = Draws(n, seed, f"ecg sheet {visit}", 32), Draws(n, seed, "ecg paper", 4).uniform(0, 1, 4, 1, 1)
+    draws, tint = Draws(n, seed, f"ecg sheet {visit}", 32), Draws(n, seed, "ecg paper", 4).uniform(0, 1, 4, 1, 1)
     u, own = draws.uniform, label.any(1) * (1 + label.long().argmax(1))
     gain, ward = where(u() < 0.85, 10.0, 5.0), where(u() < (header or 0), own, u(0, 6).long())
     ward = ward if header is not None else ward * 0 - 1
-    # ---- each row as one strip that begins with the pulse, and the range of its values in each column
+    # ---- each row as one strip that begins with the pulse, and the range of its values in each half of a pixel
     time, begin = torch.arange(seconds * rate), torch.arange(-7 * rate // 25, 0) / rate * 25
     strip = torch.stack([signal[:, torch.tensor(row)[time * len(row) // len(time)], time] for row in rows], 1)
     pulse = ((begin > -6) & (begin < -1)).float().expand(n, len(rows), -1)
     strip = pad(torch.cat([pulse, strip], -1), (1, 1), value=nan)  # nothing is drawn beyond the ends
-    reach = wide / size / 50 * rate  # half a pixel, in samples
-    middle = ((torch.arange(size) + 0.5) * wide / size - start + 7) / 25 * rate + 1
-    index = ((middle - reach)[:, None] + torch.arange(round(2 * reach) + 1)).long().clamp(0, strip.shape[-1] - 1)
+    every = wide / size / 50 * rate  # samples in half a pixel
+    index = (torch.arange(2 * size) * every + (7 - start) / 25 * rate + 1)[:, None] + torch.arange(round(every) + 2)
+    index = index.long().clamp(0, strip.shape[-1] - 1)
     # ---- where on the paper a pixel looks, and the light there
     turn, zoom, shift = photo * draws.normal(0, 0.03), 1 + photo * u(-0.06, 0.02), photo * u(-0.02, 0.02, 2)
     tilt, ahead, fold, crease = photo * u(0, 0.25), u(0, 2 * pi), u(-0.6, 0.6), photo * u(-0.07, 0.07)
@@ -200,23 +191,23 @@ def _sheet(label: Tensor, signal: Tensor, size: int, seed: int, visit: int, lead
     light = 1 + px(tilt) * (px(ahead.cos()) * x + px(ahead.sin()) * y) - 0.06 * photo * (x * x + y * y) + 1.5 * bend[0]
     x, y = (p / px(zoom) + b for p, b in zip(turned(x, y, shift, turn), bend, strict=True))
     light = light + px(crease) * torch.tanh((x - px(fold)) * 40) * torch.exp(-4 * (x - px(fold)).abs())
-    colour = torch.tensor([0.93, 0.42, 0.40])[:, None, None] + torch.tensor([0.05, 0.22, 0.20])[:, None, None] * paper[:, :3]
-    desk = torch.tensor([0.36, 0.27, 0.2])[:, None, None] * (0.7 + 0.6 * paper[:, 3:])
-    words, image, box = torch.stack([_words(ward, leads, size) for ward in WARDS]), [], []
+    line, desk = _COLOUR["line"] + _COLOUR["tint"] * tint[:, :3], _COLOUR["desk"] * (0.7 + 0.6 * tint[:, 3:])
+    words, image, box = torch.stack([_words(ward, leads, size) for ward in (*WARDS, "")]), [], []
     white = 0.015 * noise(n, seed, f"ecg camera {visit}", (3, size, size)) if noisy else torch.zeros(n, 1, 1, 1)
     for i in torch.arange(n).split(64):
         across, down, run = (x[i] + 1) / 2 * wide, (y[i] + 1) / 2 * high, strip[i][:, :, index]
-        column = (across / wide * size).long().clamp(0, size - 1).flatten(1)
+        column = across[:, None] / wide * 2 * size + torch.tensor([-0.5, 0.5])[:, None, None]
+        column = column.long().clamp(0, 2 * size - 1).flatten(1)
         ink = grid_sample(words[ward[i]][:, None], torch.stack([x[i], y[i]], -1).float(), align_corners=False)[:, 0]
         for row, ends in enumerate(zip(run.amax(-1).unbind(1), run.amin(-1).unbind(1), strict=True)):
-            top, low = (first + pitch * row - px(gain[i]) * end.gather(1, column).view_as(down) for end in ends)
-            ink = ink.maximum((1 - (top - down).maximum(down - low) * size / high).clamp(0, 1).nan_to_num())
-        bare = prod(1 - dark * _ruled(p, every, thick, length / size) for p, length in ((across, wide), (down, high))
-                    for every, thick, dark in ((5, 0.35, 0.9), (1, 0.15, 0.7)))
-        sheet = colour[i] + (torch.tensor([1, 0.965, 0.94])[:, None, None] - colour[i]) * bare[:, None]
-        sheet = sheet * ((1 - 0.88 * ink) * light[i])[:, None] - desk[i]
-        sheet = desk[i] + sheet * (0.5 - (x[i].abs().maximum(y[i].abs()) - 1) * size / 2).clamp(0, 1)[:, None]
-        image.append((sheet + white[i]).clamp(0, 1).float())
+            top, low = (down[:, None] - first - pitch * row + gain[i, None, None, None] * end.gather(1, column).view(
+                -1, 2, size, size) for end in ends)
+            ink = ink.maximum((1 - low.maximum(-top) * size / high).clamp(0, 1).nan_to_num().mean(1))
+        bare = prod(1 - dark / min(pixel, mesh) * (1 - (p - (p / mesh).round() * mesh).abs() / pixel).clamp(min=0)
+                    for mesh, dark in ((5, 0.32), (1, 0.11)) for p, pixel in ((across, wide / size), (down, high / size)))
+        sheet = (line[i] + (_COLOUR["paper"] - line[i]) * bare[:, None]) * ((1 - 0.88 * ink) * light[i])[:, None]
+        inside = (0.5 - (x[i].abs().maximum(y[i].abs()) - 1) * size / 2).clamp(0, 1)
+        image.append((desk[i] + (sheet - desk[i]) * inside[:, None] + white[i]).clamp(0, 1).float())
         box.append(boxes(((down > 5) & (down < 16) & (across > start) & (across < start + 110))[:, None])[:, 0])
     return {"image": torch.cat(image), "gain": gain.float(), "header": ward,
             "header_box": where(ward[:, None] < 0, nan, torch.cat(box))}

@@ -29,20 +29,19 @@ def cohort(n: int, seed: int = 0, gap: int = 30, controls: int = 1, leak: bool =
     """n patients, in groups of a case and `controls` matched controls; no pictures.
 
     `label` (n, 1) is 1 with heart failure. In `meta`, a column per code in order of time, -1 beyond the end: code
-    (n, L), places in names["code"] (150 codes, their kinds in names["kind"], their conditions in names["condition_of"]);
-    day (n, L), days since the record began; visit_number (n, L). The codes of one visit stand in random order. All lie
-    in the three years that end `gap` days before index_day (n,). Also condition (n, 10), the truth, with the names in
-    names["condition"]; progress (n, 10) in [0, 1], 0 where absent; visits (n,), age in years, sex (0 female, 1 male),
-    group (n,), which cases and controls share.
+    (n, L), places in names["code"] (150 codes; names["kind"] and names["condition_of"] say what each is and what it
+    belongs to); day (n, L) since the record began; visit_number (n, L). The codes of one visit stand in random order.
+    All lie in the three years that end `gap` days before index_day (n,). Also condition (n, 10), the truth, with
+    names["condition"]; progress (n, 10) in [0, 1], 0 where absent; visits (n,), age in years, sex, group (n,).
 
-    Matched: sex, age within 2 years, and the inclination to visit; whoever has more illnesses still visits more.
-    `noise` is the share of codes that have nothing to do with a condition. `leak` adds up to three visits after the index
-    date, those of cases with the three codes of heart failure itself (names["code"] then has 153). Patient i depends on
-    (seed, i) and `controls` only. Raises ValueError for options out of range.
+    Matched: sex, age within 2 years, and the inclination to see a doctor; whoever has more illnesses still comes more
+    often. `noise` is the share of codes that have nothing to do with a condition. `leak` adds three visits in the half
+    year after the index date, those of cases with the three codes of heart failure itself (then names["code"] has 153).
+    Patient i depends on (seed, i) and `controls` only. Raises ValueError for options out of range.
     """
-    if gap < 0 or gap > 365 or controls < 1 or not 0 <= noise <= 1:
-        raise ValueError(f"gap must be 0 to 365 days, controls 1 or more and noise 0 to 1, but got {gap}, {controls} and "
-                         f"{noise}")
+    if not 0 <= gap <= 365 or controls < 1 or not 0 <= noise <= 1:
+        raise ValueError("gap must be 0 to 365 days, controls 1 or more and noise 0 to 1, but got "
+                         f"{gap}, {controls} and {noise}")
     group, case = torch.arange(n) // (controls + 1), torch.arange(n) % (controls + 1) == 0
     pair, draws = Draws(n // (controls + 1) + 1, seed, "events group", 8), Draws(n, seed, "events person", 960)
     u, every, entries = draws.uniform, len(CONDITIONS), _TABLE["conditions"].values()
@@ -59,7 +58,8 @@ def cohort(n: int, seed: int = 0, gap: int = 30, controls: int = 1, leak: bool =
     # ---- visits in order of time: those that did not take place, those before the index date, those after
     eager = pair.uniform(4, 12)[group] * (1 + 0.15 * has.sum(1)) * torch.exp(draws.normal(0, 0.12))
     before = u(0, 1, VISITS).where(torch.arange(VISITS) < eager.round().clamp(4, VISITS)[:, None], -inf).sort(1)[0]
-    day = index[:, None] + torch.cat([(before - 1) * (365 * YEARS - gap) - gap, 1 + 180 * u(0, 1, LATER).sort(1)[0]], 1).floor()
+    day = torch.cat([(before - 1) * (365 * YEARS - gap) - gap, 1 + 180 * u(0, 1, LATER).sort(1)[0]], 1).floor()
+    day = day + index[:, None]
     ripe = has[:, None] * (0.3 + progress[:, None] * (1 + (day - index[:, None]) / 365 / YEARS).clamp(0, 1)[..., None])
     edge = (ripe + 1e-9).cumsum(-1)  # whoever has no condition emits anything
     topic = (u(0, 1, VISITS + LATER, 2, 1) * edge[..., -1:, None].mT > edge[:, :, None]).sum(-1)
@@ -78,8 +78,8 @@ def cohort(n: int, seed: int = 0, gap: int = 30, controls: int = 1, leak: bool =
     order = (count + u(0, 1, VISITS + LATER, 5)).where(on, inf).flatten(1).sort(1)[1]
     column = {"code": code, "day": day[..., None].expand_as(on).long(), "visit_number": count.expand_as(on)}
     meta = {key: where(on, value, -1).flatten(1).gather(1, order) for key, value in column.items()}
-    meta |= {"condition": has, "progress": progress.float(), "visits": (before >= 0).sum(1), "age": age.float(), "sex": sex,
-             "group": group, "index_day": index.long()}
+    meta |= {"condition": has, "progress": progress.float(), "visits": (before >= 0).sum(1), "age": age.float(),
+             "sex": sex, "group": group, "index_day": index.long()}
     kinds = tuple(kind for _ in entries for kind, size in KINDS.items() for _ in range(size))
     owner = tuple(name for name in CONDITIONS for _ in range(15))
     return Cohort(label=case.float()[:, None], meta=meta, units={"age": "years", "day": "days", "index_day": "days"},

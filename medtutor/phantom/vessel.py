@@ -16,14 +16,14 @@ PLACE = 32  # samples for each lesion
 def cohort(n: int, length: int = 512, seed: int = 0, noisy: bool = True) -> Cohort:
     """n profiles: meta["signal"] (n, 1, length) in HU, 4 samples a mm; no pictures.
 
-    `label` (n,) counts the stenoses (dips by 40 to 75 %) beyond the last of one to three calcifications (peaks of 400 to
-    900 HU), 0 to 6. No two lesions share one of the length // 32 places along the vessel: meta["stenosis"] and
-    meta["calcification"] (n, length // 32) are their middles in samples, NaN where there is none. `noisy=False` leaves out
-    the noise of the scanner. Patient i depends on seed, length // 32 and i only. Raises ValueError for a length below 320.
+    `label` (n,) counts the stenoses (dips by 40 to 75 %) beyond the last of one to three calcifications (peaks of 400
+    to 900 HU), 0 to 6. No two lesions share one of the P = length // 32 places along the vessel: meta["stenosis"] and
+    meta["calcification"] (n, P) are their middles in samples, NaN where there is none. `noisy=False` leaves out the
+    noise of the scanner. Patient i depends on seed, P and i only. Raises ValueError for a length below 320.
     """
     places = length // PLACE
     if places < 10:
-        raise ValueError(f"length must be {10 * PLACE} or more, so that there is a place for each lesion, but got {length}")
+        raise ValueError(f"length must be {10 * PLACE} or more, so that all lesions find a place, but got {length}")
     draws, time, place = Draws(n, seed, "vessel", 16 + 8 * places), torch.arange(length).double(), torch.arange(places)
     u = draws.uniform
     narrow, hard, rank = u(0, 7, 1).long(), u(1, 4, 1).long(), u(0, 1, places).argsort(1)
@@ -38,5 +38,5 @@ def cohort(n: int, length: int = 512, seed: int = 0, noisy: bool = True) -> Coho
     beyond = place > where(calcium, place, -1).amax(1, keepdim=True)
     meta = {"signal": signal[:, None].float(), "stenosis": where(stenosis, middle, nan).float(),
             "calcification": where(calcium, middle, nan).float()}
-    return Cohort(label=(stenosis & beyond).sum(1), meta=meta, names={"label": tuple("0123456"), "signal": ("CT number",)},
+    return Cohort(label=(stenosis & beyond).sum(1), meta=meta, names={"label": tuple("0123456")},
                   units={"signal": "HU", "stenosis": "samples", "calcification": "samples"})
