@@ -28,6 +28,7 @@ SECONDS, BEATS = 10, 40  # of a record; more beats than fit into it
 AFTER_R = 0.105  # seconds after R where the ST level is defined, about 60 ms after the end of a normal QRS
 _DOWER, _INJURY, _WAVES = (torch.tensor(list(_TABLE[key].values()), dtype=torch.float64)
                            for key in ("dower", "injury", "waves"))
+_MESH = (5, 0.32), (1, 0.11)  # distance of the lines, and their width times their darkness
 _COLOUR = {name: torch.tensor(rgb)[:, None, None] for name, rgb in _TABLE["colours"].items()}
 
 
@@ -52,17 +53,18 @@ def cohort(n: int, size: int = 64, seed: int = 0, kind: str = "sheet", leads: in
     Other `meta`: r_peaks (N, 40) in seconds, NaN outside of the record, ectopic (N, 40), heart_rate (beats/min), st_mv
     (N, 12), what the infarct adds to a lead 105 ms after R, age, sex, gain (mm/mV), header (-1 without),
     severity_<label>, territory (-1 without infarct) and block, with their words in `names`. kind "signal" has no
-    picture. `noisy=False` leaves out wander, hum, muscle and sensor. Muscle noise depends on `rate` (samples/s), nothing
-    else does. Patient i depends on `seed` and i only. Raises ValueError for options out of range.
+    picture. `noisy=False` leaves out wander, hum, muscle and sensor. Only muscle noise depends on `rate` (samples/s).
+    Patient i depends on `seed` and i only. Raises ValueError for options out of range.
     """
     risk = torch.tensor([(PREVALENCE | (prevalence or {}))[name] for name in LABELS], dtype=torch.float64)
     if {*(prevalence or ())} - {*LABELS} or not 0 <= risk.min() <= risk.max() <= 1 or exclusive and risk.sum() > 1.001:
-        raise ValueError(f"prevalence needs chances (0.15 unless given) of some of {', '.join(LABELS)}, in sum at most "
-                         f"1 if exclusive, but got {prevalence}")
+        raise ValueError(f"prevalence needs chances for some of {', '.join(LABELS)} (0.15 unless given), of a sum of at "
+                         f"most 1 if exclusive, but got {prevalence}")
     if (kind not in ("sheet", "signal") or leads not in _TABLE["sheets"] or rate < 50 or per_patient < 1
             or not 0 <= (header or 0) <= 1 or not 0 <= (elevation or 0) <= 2):
         raise ValueError("kind must be sheet or signal, leads 12 or 3, rate 50 or more, per_patient 1 or more, header 0 "
-                         f"to 1 and elevation 0 to 2, but got {kind!r}, {leads}, {rate}, {per_patient}, {header}, {elevation}")
+                         "to 1 and elevation 0 to 2 mV, but got "
+                         f"{kind!r}, {leads}, {rate}, {per_patient}, {header} and {elevation}")
     label, pace, wave, meta = _hearts(n, seed, risk, exclusive, elevation)
     shots = [_record(label, pace, wave, seed, visit, rate, noisy) for visit in range(per_patient)]
     for visit, shot in enumerate(shots if kind == "sheet" else ()):
@@ -139,7 +141,7 @@ def _record(label: Tensor, pace: Tensor, wave: Tensor, seed: int, visit: int, ra
     turns = 2 * pi * (u(5.0, 7.5, 1) * time + 0.25 * torch.sin(2 * pi * u(0.3, 0.9, 1) * time) + u(0, 1, 1))
     tones = where(torch.arange(4) < 3, u(0.05, 0.45, 1, 4), 50.0)[..., None] * time + u(0, 1, 8, 4, 1)  # wander, hum
     loud, tremor = u(0, 1, 8, 4, 1) * torch.tensor([0.05, 0.05, 0.05, 0.012])[:, None], u(0.004, 0.02, 1, 1)
-    signal, white = [], noise(n, seed, f"ecg muscle {visit}", (8, len(time))) if noisy else torch.zeros(n)
+    signal, white = [], noise(n, seed, f"ecg muscle {visit}", (8, len(time))) if noisy else torch.zeros(n, 1, 1)
     for i in torch.arange(n).split(64):  # few enough for the cache
         eight = waves(time, peaks[i], ectopic[i], wave[i], own)
         eight = eight + shake[i][..., None] * (turns[i].sin() + 0.4 * (2 * turns[i]).sin())[:, None]
@@ -204,7 +206,7 @@ def _sheet(label: Tensor, signal: Tensor, size: int, seed: int, visit: int, lead
                 -1, 2, size, size) for end in ends)
             ink = ink.maximum((1 - low.maximum(-top) * size / high).clamp(0, 1).nan_to_num().mean(1))
         bare = prod(1 - dark / min(pixel, mesh) * (1 - (p - (p / mesh).round() * mesh).abs() / pixel).clamp(min=0)
-                    for mesh, dark in ((5, 0.32), (1, 0.11)) for p, pixel in ((across, wide / size), (down, high / size)))
+                    for p, pixel in ((across, wide / size), (down, high / size)) for mesh, dark in _MESH)
         sheet = (line[i] + (_COLOUR["paper"] - line[i]) * bare[:, None]) * ((1 - 0.88 * ink) * light[i])[:, None]
         inside = (0.5 - (x[i].abs().maximum(y[i].abs()) - 1) * size / 2).clamp(0, 1)
         image.append((desk[i] + (sheet - desk[i]) * inside[:, None] + white[i]).clamp(0, 1).float())
