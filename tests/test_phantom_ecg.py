@@ -153,7 +153,7 @@ def test_fibrillation_has_no_p_wave():
 
 @pytest.fixture(scope="module")
 def scans():
-    return ecg.cohort(8, 600, 3, leads=3, photo=False, noisy=False, prevalence=ALL)  # 4 pixels a mm
+    return ecg.cohort(8, 600, 11, leads=3, photo=False, noisy=False, prevalence=ALL)  # 4 pixels a mm
 
 
 def test_a_sheet_can_be_read_off(scans):

@@ -34,8 +34,7 @@ _COLOUR = {name: torch.tensor(rgb)[:, None, None] for name, rgb in _TABLE["colou
 
 def cohort(n: int, size: int = 64, seed: int = 0, kind: str = "sheet", leads: int = 12, per_patient: int = 1,
            prevalence: dict[str, float] | None = None, exclusive: bool = False, elevation: float | None = None,
-           header: float | None = None, photo: bool = True, rate: int = 250,
-           noisy: bool = True) -> Cohort:
+           header: float | None = None, photo: bool = True, rate: int = 250, noisy: bool = True) -> Cohort:
     """n patients with `per_patient` ECGs each: a row per ECG, ordered by `patient`, then `visit`.
 
     meta["signal"] (N, 12, 10 rate) in mV: III = II - I, AVR = -(I + II) / 2, AVL = I - II / 2 and AVF = II - I / 2 hold
@@ -58,13 +57,12 @@ def cohort(n: int, size: int = 64, seed: int = 0, kind: str = "sheet", leads: in
     """
     risk = torch.tensor([(PREVALENCE | (prevalence or {}))[name] for name in LABELS], dtype=torch.float64)
     if {*(prevalence or ())} - {*LABELS} or not 0 <= risk.min() <= risk.max() <= 1 or exclusive and risk.sum() > 1.001:
-        raise ValueError(f"prevalence needs chances for some of {', '.join(LABELS)} (0.15 unless given), of a sum of at "
-                         f"most 1 if exclusive, but got {prevalence}")
-    if (kind not in ("sheet", "signal") or leads not in _TABLE["sheets"] or rate < 50 or per_patient < 1
-            or not 0 <= (header or 0) <= 1 or not 0 <= (elevation or 0) <= 2):
-        raise ValueError("kind must be sheet or signal, leads 12 or 3, rate 50 or more, per_patient 1 or more, header 0 "
-                         "to 1 and elevation 0 to 2 mV, but got "
-                         f"{kind!r}, {leads}, {rate}, {per_patient}, {header} and {elevation}")
+        raise ValueError(f"prevalence needs chances for some of {', '.join(LABELS)} (0.15 unless given), of a sum of "
+                         f"at most 1 if exclusive, but got {prevalence}")
+    if not (kind in ("sheet", "signal") and leads in _TABLE["sheets"] and rate >= 50 and per_patient >= 1
+            and 0 <= (header or 0) <= 1 and 0 <= (elevation or 0) <= 2):
+        raise ValueError("kind must be sheet or signal, leads 12 or 3, rate 50 or more, per_patient 1 or more, header "
+                         f"0 to 1, elevation 0 to 2, but got {(kind, leads, rate, per_patient, header, elevation)}")
     label, pace, wave, meta = _hearts(n, seed, risk, exclusive, elevation)
     shots = [_record(label, pace, wave, seed, visit, rate, noisy) for visit in range(per_patient)]
     for visit, shot in enumerate(shots if kind == "sheet" else ()):
@@ -99,8 +97,7 @@ def _twelve(eight: Tensor) -> Tensor:
 
 def _hearts(n: int, seed: int, risk: Tensor, exclusive: bool, elevation: float | None) -> tuple:
     """What the ECGs of a patient share: labels, mean R-R interval, `wave` of `waves` in eight leads, `meta`."""
-    draws = Draws(n, seed, "ecg heart", 160)
-    u, normal = draws.uniform, draws.normal
+    u, normal = (draws := Draws(n, seed, "ecg heart", 160)).uniform, draws.normal
     alone, each, edge = u(0, 1, 1), u(0, 1, 5), risk.cumsum(0)
     label = (alone < edge) & (alone >= edge - risk) if exclusive else each < risk
     st, wild, scar, blocked, _ = label[..., None].unbind(1)
@@ -130,8 +127,8 @@ def _hearts(n: int, seed: int, risk: Tensor, exclusive: bool, elevation: float |
 def _record(label: Tensor, pace: Tensor, wave: Tensor, seed: int, visit: int, rate: int, noisy: bool) -> dict:
     """One record of every patient: signal, r_peaks, ectopic, heart_rate."""
     n, time, k = len(label), torch.arange(SECONDS * rate).double() / rate, torch.arange(BEATS)
-    draws, wild, own = Draws(n, seed, f"ecg record {visit}", 192), label[:, 1:2], torch.arange(12) > 8
-    u, normal = draws.uniform, draws.normal
+    u, normal = (draws := Draws(n, seed, f"ecg record {visit}", 192)).uniform, draws.normal
+    wild, own = label[:, 1:2], torch.arange(12) > 8  # the last three waves are those of an ectopic beat
     ectopic = label[:, 4:] & ((k + u(0, 4, 1).floor()) % u(2, 5, 1).floor() == 0)
     breath = 1 + 0.03 * torch.sin(k * u(1.2, 1.9, 1) + u(0, 2 * pi, 1)) + normal(0, 0.01, BEATS)
     gap = where(wild, (0.24 * normal(0, 1, BEATS) - 0.03).exp(), breath) * u(0.95, 1.05, 1) * pace
@@ -139,14 +136,13 @@ def _record(label: Tensor, pace: Tensor, wave: Tensor, seed: int, visit: int, ra
     peaks = gap.cumsum(1) - gap[:, :1] * u(1, 2, 1)
     shake = (torch.tensor([0.02, 0.04, -0.04]).double() * normal(1, 0.3, 3) * wild) @ _DOWER  # f waves
     turns = 2 * pi * (u(5.0, 7.5, 1) * time + 0.25 * torch.sin(2 * pi * u(0.3, 0.9, 1) * time) + u(0, 1, 1))
-    tones = where(torch.arange(4) < 3, u(0.05, 0.45, 1, 4), 50.0)[..., None] * time + u(0, 1, 8, 4, 1)  # wander, hum
+    tone, phase = where(torch.arange(4) < 3, u(0.05, 0.45, 1, 4), 50.0)[..., None], u(0, 1, 8, 4, 1)  # wander, hum
     loud, tremor = u(0, 1, 8, 4, 1) * torch.tensor([0.05, 0.05, 0.05, 0.012])[:, None], u(0.004, 0.02, 1, 1)
     signal, white = [], noise(n, seed, f"ecg muscle {visit}", (8, len(time))) if noisy else torch.zeros(n, 1, 1)
     for i in torch.arange(n).split(64):  # few enough for the cache
-        eight = waves(time, peaks[i], ectopic[i], wave[i], own)
-        eight = eight + shake[i][..., None] * (turns[i].sin() + 0.4 * (2 * turns[i]).sin())[:, None]
-        outside = ((2 * pi * tones[i]).sin() * loud[i]).sum(2) + tremor[i] * white[i]
-        signal.append(_twelve((eight + noisy * outside).float()))
+        flutter = shake[i][..., None] * (turns[i].sin() + 0.4 * (2 * turns[i]).sin())[:, None]
+        outside = ((2 * pi * (tone[i] * time + phase[i])).float().sin() * loud[i]).sum(2) + tremor[i] * white[i]
+        signal.append(_twelve((waves(time, peaks[i], ectopic[i], wave[i], own) + flutter + noisy * outside).float()))
     inside = (peaks >= 0) & (peaks < SECONDS)
     length = where(inside, peaks, -inf).amax(1) - where(inside, peaks, inf).amin(1)
     return {"signal": torch.cat(signal), "r_peaks": where(inside, peaks, nan).float(), "ectopic": ectopic & inside,
@@ -159,12 +155,11 @@ def _words(ward: str, leads: int, size: int) -> Tensor:
     from PIL import Image, ImageDraw, ImageFont
 
     wide, high, start, pitch, first, _, rows = _TABLE["sheets"][leads]
-    page = Image.new("L", (4 * wide, 4 * high))
+    page, font = Image.new("L", (4 * wide, 4 * high)), ImageFont.load_default
     pen = ImageDraw.Draw(page)
-    pen.text((4 * start, 24), ward, 255, ImageFont.load_default(36))
-    for r, c, lead in ((r, c, lead) for r, row in enumerate(rows) for c, lead in enumerate(row)):
-        place = 4 * start + 250 * c + 8, 4 * (first + pitch * r - 21)
-        pen.text(place, LEADS[lead].replace("AV", "aV"), 255, ImageFont.load_default(20))
+    pen.text((4 * start, 24), ward, 255, font(36))
+    for r, c, name in ((r, c, LEADS[lead]) for r, row in enumerate(rows) for c, lead in enumerate(row)):
+        pen.text((4 * start + 250 * c + 8, 4 * (first + pitch * r - 21)), name.replace("AV", "aV"), 255, font(20))
     page = page.resize((2 * size, 2 * size), Image.Resampling.BOX)
     return torch.frombuffer(bytearray(page.tobytes()), dtype=torch.uint8).view(2 * size, -1) / 255
 
@@ -176,39 +171,38 @@ def _sheet(label: Tensor, signal: Tensor, size: int, seed: int, visit: int, lead
     draws, tint = Draws(n, seed, f"ecg sheet {visit}", 32), Draws(n, seed, "ecg paper", 4).uniform(0, 1, 4, 1, 1)
     u, own = draws.uniform, label.any(1) * (1 + label.long().argmax(1))
     gain, ward = where(u() < 0.85, 10.0, 5.0), where(u() < (header or 0), own, u(0, 6).long())
-    ward = ward if header is not None else ward * 0 - 1
+    ward = ward * 0 - 1 if header is None else ward
     # ---- each row as one strip that begins with the pulse, and the range of its values in each half of a pixel
     time, begin = torch.arange(seconds * rate), torch.arange(-7 * rate // 25, 0) / rate * 25
     strip = torch.stack([signal[:, torch.tensor(row)[time * len(row) // len(time)], time] for row in rows], 1)
     pulse = ((begin > -6) & (begin < -1)).float().expand(n, len(rows), -1)
     strip = pad(torch.cat([pulse, strip], -1), (1, 1), value=nan)  # nothing is drawn beyond the ends
+    strip = first + pitch * torch.arange(len(rows))[:, None] - px(gain) * strip  # mm from the top of the sheet
     every = wide / size / 50 * rate  # samples in half a pixel
     index = (torch.arange(2 * size) * every + (7 - start) / 25 * rate + 1)[:, None] + torch.arange(round(every) + 2)
-    index = index.long().clamp(0, strip.shape[-1] - 1)
-    # ---- where on the paper a pixel looks, and the light there
+    index, (column, row) = index.long().clamp(0, strip.shape[-1] - 1), unit_grid(size)
+    # ---- where on the paper (x, y) a pixel looks, and the light there
     turn, zoom, shift = photo * draws.normal(0, 0.03), 1 + photo * u(-0.06, 0.02), photo * u(-0.02, 0.02, 2)
-    tilt, ahead, fold, crease = photo * u(0, 0.25), u(0, 2 * pi), u(-0.6, 0.6), photo * u(-0.07, 0.07)
+    tilt, ahead, fold, crease = photo * u(0, 0.25, 1), u(0, 2 * pi, 1), u(-0.6, 0.6), photo * u(-0.07, 0.07)
+    tilt = tilt * torch.cat([ahead.cos(), ahead.sin()], 1)
     bend = [0.012 * photo * cloud(n, seed, f"ecg {name} {visit}", size, 4, 2, 2) for name in ("along", "across")]
-    x, y = unit_grid(size)
-    light = 1 + px(tilt) * (px(ahead.cos()) * x + px(ahead.sin()) * y) - 0.06 * photo * (x * x + y * y) + 1.5 * bend[0]
-    x, y = (p / px(zoom) + b for p, b in zip(turned(x, y, shift, turn), bend, strict=True))
-    light = light + px(crease) * torch.tanh((x - px(fold)) * 40) * torch.exp(-4 * (x - px(fold)).abs())
     line, desk = _COLOUR["line"] + _COLOUR["tint"] * tint[:, :3], _COLOUR["desk"] * (0.7 + 0.6 * tint[:, 3:])
     words, image, box = torch.stack([_words(ward, leads, size) for ward in (*WARDS, "")]), [], []
     white = 0.015 * noise(n, seed, f"ecg camera {visit}", (3, size, size)) if noisy else torch.zeros(n, 1, 1, 1)
     for i in torch.arange(n).split(64):
-        across, down, run = (x[i] + 1) / 2 * wide, (y[i] + 1) / 2 * high, strip[i][:, :, index]
-        column = across[:, None] / wide * 2 * size + torch.tensor([-0.5, 0.5])[:, None, None]
-        column = column.long().clamp(0, 2 * size - 1).flatten(1)
-        ink = grid_sample(words[ward[i]][:, None], torch.stack([x[i], y[i]], -1).float(), align_corners=False)[:, 0]
-        for row, ends in enumerate(zip(run.amax(-1).unbind(1), run.amin(-1).unbind(1), strict=True)):
-            top, low = (down[:, None] - first - pitch * row + gain[i, None, None, None] * end.gather(1, column).view(
-                -1, 2, size, size) for end in ends)
-            ink = ink.maximum((1 - low.maximum(-top) * size / high).clamp(0, 1).nan_to_num().mean(1))
+        x, y = (p / px(zoom[i]) + b[i] for p, b in zip(turned(column, row, shift[i], turn[i]), bend, strict=True))
+        light = 1 + px(tilt[i, 0]) * column + px(tilt[i, 1]) * row + 1.5 * bend[0][i]
+        light = light + px(crease[i]) * torch.tanh((x - px(fold[i])) * 40) * torch.exp(-4 * (x - px(fold[i])).abs())
+        across, down, run = (x + 1) / 2 * wide, (y + 1) / 2 * high, strip[i][:, :, index]
+        place = (across[:, None] / wide * 2 * size + torch.tensor([[[-0.5]], [[0.5]]])).long().clamp(0, 2 * size - 1)
+        ink = grid_sample(words[ward[i]][:, None], torch.stack([x, y], -1).float(), align_corners=False)[:, 0]
+        for ends in zip(run.amin(-1).unbind(1), run.amax(-1).unbind(1), strict=True):
+            top, low = (end.gather(1, place.flatten(1)).view_as(place) - down[:, None] for end in ends)
+            ink = ink.maximum((1 - top.maximum(-low) * size / high).clamp(0, 1).nan_to_num().mean(1))
         bare = prod(1 - dark / min(pixel, mesh) * (1 - (p - (p / mesh).round() * mesh).abs() / pixel).clamp(min=0)
                     for p, pixel in ((across, wide / size), (down, high / size)) for mesh, dark in _MESH)
-        sheet = (line[i] + (_COLOUR["paper"] - line[i]) * bare[:, None]) * ((1 - 0.88 * ink) * light[i])[:, None]
-        inside = (0.5 - (x[i].abs().maximum(y[i].abs()) - 1) * size / 2).clamp(0, 1)
+        sheet = (line[i] + (_COLOUR["paper"] - line[i]) * bare[:, None]) * ((1 - 0.88 * ink) * light)[:, None]
+        inside = (0.5 - (x.abs().maximum(y.abs()) - 1) * size / 2).clamp(0, 1)
         image.append((desk[i] + (sheet - desk[i]) * inside[:, None] + white[i]).clamp(0, 1).float())
         box.append(boxes(((down > 5) & (down < 16) & (across > start) & (across < start + 110))[:, None])[:, 0])
     return {"image": torch.cat(image), "gain": gain.float(), "header": ward,
