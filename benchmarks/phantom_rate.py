@@ -13,25 +13,26 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib import import_module
 
 import torch
 
 from medtutor.phantom.body import Body
 from medtutor.phantom.cache import cached
+from medtutor.phantom.gallery import made
 
 SIZE = 64
-#            module, patients (None: as asked), size, options
-MODALITIES = {
-    "thorax X-ray 64x64": ("thorax", None, SIZE, {}),
-    "thorax CT slice 64x64": ("thorax", None, SIZE, {"modality": "ct"}),
-    "thorax CT volume 48^3": ("thorax", 12, 48, {"modality": "ct", "kind": "volume"}),
-    "abdomen CT slice 64x64": ("abdomen", None, SIZE, {}),
-    "abdomen MR slice 64x64": ("abdomen", None, SIZE, {"modality": "mr"}),
-    "abdomen CT volume 48^3": ("abdomen", 12, 48, {"kind": "volume"}),
-    "brain MR volume 48^3": ("brain", 12, 48, {}),
-    "skin photograph 64x64": ("skin", None, SIZE, {}),
-    "wound photograph 64x64": ("wound", None, SIZE, {}),
+#     name: call, most patients (None: as asked)
+CALLS = {
+    "thorax X-ray 64x64": ("thorax.cohort(n, 64)", None),
+    "thorax CT slice 64x64": ("thorax.cohort(n, 64, modality='ct')", None),
+    "thorax CT volume 48^3": ("thorax.cohort(n, 48, modality='ct', kind='volume')", 12),
+    "abdomen CT slice 64x64": ("abdomen.cohort(n, 64)", None),
+    "abdomen MR slice 64x64": ("abdomen.cohort(n, 64, modality='mr')", None),
+    "abdomen CT volume 48^3": ("abdomen.cohort(n, 48, kind='volume')", 12),
+    "brain MR slice 64x64": ("brain.cohort(n, 64, kind='slice')", None),
+    "brain MR volume 48^3": ("brain.cohort(n, 48)", 12),
+    "skin photograph 64x64": ("skin.cohort(n, 64)", None),
+    "wound photograph 64x64": ("wound.cohort(n, 64)", None),
 }
 
 
@@ -61,9 +62,10 @@ def bodies(n: int) -> Body:
 
 def main(n: int = 256) -> None:
     print(f"{torch.get_num_threads()} threads, {n} patients, median of 5 runs")
-    for name, (module, count, size, options) in MODALITIES.items():
-        count, make = min(count or n, n), import_module(f"medtutor.phantom.{module}").cohort
-        print(f"{name:24s} {count / seconds(lambda: make(count, size, **options)):8.1f} / s", flush=True)  # noqa: B023
+    for name, (call, most) in CALLS.items():
+        count = min(most or n, n)
+        rows = len(made(call, count).patient)  # frames and patches count, not sequences and slides
+        print(f"{name:28s} {rows / seconds(lambda: made(call, count)):8.1f} / s", flush=True)  # noqa: B023
     from medtutor.phantom import thorax
 
     body, fov = bodies(n), 340.0
@@ -72,8 +74,8 @@ def main(n: int = 256) -> None:
           f"{marched / closed:.0f} times as fast")
     with tempfile.TemporaryDirectory() as folder:
         os.environ["MEDTUTOR_CACHE"] = folder
-        made, loaded = seconds(lambda: thorax.cohort(n, SIZE)), seconds(lambda: cached(thorax.cohort, n, SIZE))
-        print(f"thorax X-rays from the cache: {made / loaded:.0f} times as fast, {n / loaded:.0f} / s")
+        drawn, loaded = seconds(lambda: thorax.cohort(n, SIZE)), seconds(lambda: cached(thorax.cohort, n, SIZE))
+        print(f"thorax X-rays from the cache: {drawn / loaded:.0f} times as fast, {n / loaded:.0f} / s")
 
 
 if __name__ == "__main__":

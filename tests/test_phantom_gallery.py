@@ -1,12 +1,47 @@
 """The gallery: one sheet of samples per modality, and cohorts by the text of a call."""
 
+import subprocess
+import sys
+from hashlib import sha256
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from medtutor.phantom import gallery, wound
 
 MODALITIES = gallery.modalities()
+CALLS = [(name, call) for name, entry in MODALITIES.items() for call in entry["calls"]]
+
+
+def digest():
+    """A hash of every column of two small cohorts of each modality."""
+    seen = sha256()
+    for name, call in CALLS:
+        for key, column in gallery.made(call, 2, 32, 5).columns().items():
+            content = column.contiguous().numpy().tobytes() if isinstance(column, Tensor) else repr(column).encode()
+            seen.update(f"{name}/{key}".encode() + content)
+    return seen.hexdigest()
+
+
+def test_another_process_draws_the_same_patients():
+    code = "import test_phantom_gallery; print(test_phantom_gallery.digest())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True,
+                          check=True)
+    assert done.stdout.split()[-1] == digest()
+
+
+@pytest.mark.parametrize(("name", "call"), CALLS, ids=[call for _, call in CALLS])
+def test_a_patient_depends_on_the_seed_and_its_number_only(name, call):
+    few, many, other = (gallery.made(call, n, 32, seed) for n, seed in ((2, 3), (4, 3), (2, 4)))
+    for key, column in few.columns().items():
+        first = many.columns()[key][:len(few)]
+        if isinstance(column, Tensor):
+            column, first = column.nan_to_num(-9).tolist(), first.nan_to_num(-9).tolist()
+        assert column == first, f"{name}: {key} of the first patients changes with the number of patients"
+    assert not torch.equal(few.image, other.image)
 
 
 @pytest.mark.parametrize("name", MODALITIES)

@@ -1,4 +1,7 @@
-"""Directives for the pages on the digital patient: gallery, volume, words. All is drawn anew at every build."""
+"""Directives for the pages on the digital patient: gallery, volume, words, and what papers ask of it.
+
+All pictures are drawn anew at every build.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +37,28 @@ class PatientGallery(Page):
         for head, key in (("Not realistic", "unrealistic"), ("Stands in for", "stands_for")):
             section += nodes.paragraph("", "", nodes.strong(text=f"{head}: "), nodes.Text(modality[key]))
         return section
+
+
+class PaperCohorts(Page):
+    """The cohorts that the experiments of the 108 papers ask for, chapter by chapter."""
+
+    def content_nodes(self):
+        import yaml
+
+        asked = yaml.safe_load((self.source() / "book" / "cohorts.yml").read_text(encoding="utf-8"))
+        rows = [[f"{paper['chapter']}: {escape(paper['title'])} ({escape(paper['authors'])}, {paper['year']})",
+                 "<br>".join(map(self.call, asked[paper["id"]])), "<br>".join(map(self.use, asked[paper["id"]]))]
+                for paper in self.rows("papers.yml")]
+        return [html(table("What each paper's experiment asks of the digital patient",
+                           ["Chapter and paper", "Call", "Cases and columns"], rows, "cohorts"))]
+
+    @staticmethod
+    def call(row: dict) -> str:
+        return f"<code>{escape(row['call'])}</code>" if "call" in row else escape(row["reason"])
+
+    @staticmethod
+    def use(row: dict) -> str:
+        return escape(f"{row['n']:,}: {', '.join(row['needs'])}") if "call" in row else ""
 
 
 class PatientVolume(Page):
@@ -99,6 +124,7 @@ def tiles(pictures, columns: int, gap: int = 4):
 
 
 def setup(app) -> dict:
+    app.add_directive("paper-cohorts", PaperCohorts)
     app.add_directive("patient-gallery", PatientGallery)
     app.add_directive("patient-volume", PatientVolume)
     app.add_directive("patient-words", PatientWords)
