@@ -125,6 +125,7 @@ def test_q_waves_point_away_from_the_infarct():
     scar, healthy = only("Q wave", noisy=False), only("ST elevation", elevation=0.0, noisy=False)
     assert torch.equal(scar.meta["territory"], healthy.meta["territory"])
     dip = at_beats(scar, -0.03) - at_beats(healthy, -0.03)
+    assert torch.equal(scar.meta["severity_Q_wave"] > 0, scar.label[:, 2] > 0)
     over = torch.tensor([[2, 8, 10][area] for area in scar.meta["territory"]])[:, None]  # III, V3, V5
     assert (dip.gather(1, over) < -0.15).all()
     assert ecg.cohort(3, kind="signal", prevalence=ALL).meta["territory"].eq(-1).all()
