@@ -267,3 +267,26 @@ def random(begin, end, key, out):
         for j in range(out.shape[1]):
             state += golden
             out[i, j] = np.float32(_scramble(state) >> np.uint64(40)) * np.float32(2.0**-24)
+
+
+@_compiled
+def strokes(begin, end, ends, width, layer, soft, least, cover, mask):
+    """Draw lines between ends (N, L, 2, 2), x and y in pixels, of `width` (N, L, 2) pixels at the ends, into cover
+    (N, K, H, W): how much of each pixel the lines of layer[l] cover, with edges that fade over soft[k] times the width.
+    mask (N, K, H, W) is True inside, or within least[k] / 2 pixels of the middle. A line with a width of 0 is left out.
+    """
+    for n in range(begin, end):
+        for s in range(len(layer)):
+            (x, y), (x1, y1), (w0, w1), k = ends[n, s, 0], ends[n, s, 1], width[n, s], layer[s]
+            if min(w0, w1) <= 0:
+                continue
+            dx, dy, reach = x1 - x, y1 - y, 1 + max(w0, w1, least[k]) * (1 + soft[k]) / 2
+            first, last = _indices(min(y, y1) - reach, max(y, y1) + reach, 0.0, 1.0, cover.shape[2])
+            left, right = _indices(min(x, x1) - reach, max(x, x1) + reach, 0.0, 1.0, cover.shape[3])
+            for i in range(first, last):
+                for j in range(left, right):
+                    part = min(max(((j - x) * dx + (i - y) * dy) / (dx * dx + dy * dy + 1e-9), 0.0), 1.0)
+                    away, w = math.hypot(j - x - part * dx, i - y - part * dy), w0 + part * (w1 - w0)
+                    share = min(max((w / 2 - away) / max(1.0, soft[k] * w) + 0.5, 0.0), w, 1.0)
+                    cover[n, k, i, j] = max(cover[n, k, i, j], share)
+                    mask[n, k, i, j] |= 2 * away <= max(w, least[k])

@@ -163,3 +163,16 @@ def boxes(mask: Tensor) -> Tensor:
         made.append((low, high))
     box = torch.stack([made[0][0], made[1][0], made[0][1], made[1][1]], -1)
     return torch.where(mask.any(-1).any(-1)[..., None], box, math.nan)
+
+
+def strokes(ends: Tensor, width: Tensor, size: int, layer: Tensor | None = None, soft: tuple = (0.0,),
+            least: tuple = (1.0,)) -> tuple[Tensor, Tensor]:
+    """How much of each pixel, float32 (N, K, size, size), straight lines between `ends` (N, L, 2, 2) cover, x and y in
+    pixels, `width` (N, L, 2) pixels wide at the ends, 0 for none; and where they are, boolean. Line l belongs to
+    layer[l] of the K layers, whose edges fade over `soft` times the width; those thinner than `least` pixels count as
+    that wide in the boolean layers."""
+    cover, mask = (np.zeros((len(ends), len(soft), size, size), kind) for kind in (np.float32, bool))
+    layer = torch.zeros(ends.shape[1], dtype=torch.int64) if layer is None else layer
+    kernels.spread(kernels.strokes, len(ends), ends.numpy(), width.numpy(), layer.numpy(), np.array(soft),
+                   np.array(least), cover, mask)
+    return torch.from_numpy(cover), torch.from_numpy(mask)

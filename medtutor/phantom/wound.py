@@ -11,29 +11,39 @@ import torch
 from torch import Tensor
 
 from medtutor.cohort import Cohort
-from medtutor.phantom.texture import Draws, blend, blur, cloud, noise, outline, px, turned, unit_grid
+from medtutor.phantom.texture import Draws, blend, blur, boxes, cloud, noise, outline, px, strokes, turned, unit_grid
 
 MARKER_CM = 1.0  # side of the square sticker beside the wound
 SKIN = ((0.94, 0.78, 0.68), (0.80, 0.60, 0.47), (0.56, 0.38, 0.27), (0.34, 0.22, 0.16))
 GRANULATION, SLOUGH, NECROSIS = (0.60, 0.11, 0.10), (0.82, 0.70, 0.40), (0.14, 0.09, 0.08)
 ERYTHEMA = (0.74, 0.26, 0.22)
-DOMAINS = ("fresh", "ulcer")
+DOMAINS, COARSE, HAIRS = ("fresh", "ulcer", "clinic"), 32, 160
+DRAPES = ((0.16, 0.42, 0.36), (0.30, 0.47, 0.66), (0.80, 0.81, 0.78), (0.22, 0.24, 0.28))
+LEAST = {"slough": 0.1, "necrosis": 0.1, "granulation": 0.1, "erythema": 0.4}  # severity from which a label is 1
+WORDS = {"colour": ("yellow", "black", "red"), "size": ("small", "medium", "large"), "shape": ("round", "oval"),
+         "place": ("upper left", "upper right", "lower left", "lower right")}
 
 
 def cohort(n: int, size: int = 64, seed: int = 0, domain: str = "fresh", noisy: bool = True) -> Cohort:
     """n photographs: `image` (n, 3, size, size) RGB in [0, 1], `mask` (n, size, size) 1 in the wound.
 
     domain "fresh": round, mostly red wounds on calm skin. domain "ulcer": ragged outlines, a necrotic border, slough,
-    and inflamed skin as red as the wound bed, so that no threshold on colour finds the outline. Both have shading,
-    specular spots, and often a bandage. A square sticker of 1 cm, blue with a white rim, gives the scale: its corners
-    are `landmark` (n, 4, 2) as x, y in pixels, clockwise. `meta`: cm_per_pixel, area_cm2 (exact area of the wound),
-    skin_tone (0 light to 1 dark), bandage. `noisy=False` leaves out sensor noise. Patient i depends on `seed`,
-    `domain` and i only.
+    and inflamed skin as red as the wound bed, so that no threshold on colour finds the outline. domain "clinic": small
+    and large wounds of any tissue on a limb with hair and creases over a drape, seen askew under a photographer's
+    shadow. All have shading, specular spots, and often a bandage. A square sticker of 1 cm, blue with a white rim,
+    gives the scale: its corners are `landmark` (n, 4, 2) as x, y in pixels, clockwise; in a "clinic" perspective bends
+    the square, and cm_per_pixel holds in the middle of the picture. `label` (n, 4), names["label"], from the
+    severities and `LEAST`; severity_slough, severity_necrosis and severity_granulation are shares of the wound bed
+    (sum 1), severity_erythema is how red the skin around is. `box` (n, 1, 4) bounds the wound. `meta`: the severities,
+    cm_per_pixel, area_cm2 (exact area of the wound), skin_tone (0 light to 1 dark), bandage, and what a sentence can
+    say: lesion_mask (n, 1, size, size), attribute (n, 1, 4), the wound's main colour, size (from 3 and 8 cm^2), shape
+    and place in the picture as indices into names["attribute_<name>"]. `noisy=False` leaves out sensor noise. Patient i
+    depends on `seed`, `domain` and i only.
     """
     if domain not in DOMAINS:
         raise ValueError(f"domain must be one of {', '.join(DOMAINS)}, but got {domain!r}")
-    draws = Draws(n, seed, f"wound {domain}", 160)
-    u, ulcer = draws.uniform, domain == "ulcer"
+    draws, clinic = Draws(n, seed, f"wound {domain}", 900 if domain == "clinic" else 160), domain == "clinic"
+    u, ulcer = draws.uniform, domain != "fresh"
     x, y = (g.expand(n, size, size) for g in unit_grid(size))
 
     def field(name: str, cells: int, octaves: int = 1) -> Tensor:
@@ -41,9 +51,12 @@ def cohort(n: int, size: int = 64, seed: int = 0, domain: str = "fresh", noisy: 
 
     # ---- geometry: r is 1 on the outline
     corner = torch.stack([draws.chance(0.5), draws.chance(0.5)], 1).double() * 2 - 1
-    centre = -corner * u(0.0, 0.14, 2)
+    centre = -corner * (u(0.08, 0.3, 2) if clinic else u(0.0, 0.14, 2))
+    if clinic:  # the camera looks askew, with the sticker's side farther away
+        lens = corner * u(0.0, 0.22, 2)
+        x, y = (g / (1 - px(lens[:, 0]) * x - px(lens[:, 1]) * y) for g in (x, y))
     turn, narrow = u(0, math.pi), u(0.62, 0.95) if ulcer else u(0.82, 1.0)
-    radius = u(0.30, 0.52)
+    radius = u(0.20, 0.42) if clinic else u(0.30, 0.52)
     bumps = 9 if ulcer else 4
     fall = torch.arange(1, bumps + 1).double() ** (-0.6 if ulcer else -1.0)
     waves, phase = draws.normal(0, 0.085 if ulcer else 0.045, bumps) * fall, u(0, 2 * math.pi, bumps)
@@ -54,23 +67,27 @@ def cohort(n: int, size: int = 64, seed: int = 0, domain: str = "fresh", noisy: 
     # ---- skin with shading and inflammation
     tone = u(0, 1) ** 1.3
     skin = _ramp(tone)[:, :, None, None] * (1 + 0.05 * field("pores", 24) + 0.04 * field("skin", 5, 2))[:, None]
-    inflamed = px(u(0.55, 0.95) if ulcer else u(0.0, 0.3)) * torch.sigmoid(
+    angry = px(u(0.0, 0.95) if clinic else u(0.55, 0.95) if ulcer else u(0.0, 0.3))
+    inflamed = angry * torch.sigmoid(
         (1 + px(u(0.25, 0.7)) + 0.22 * field("flare", 4) - r) * 6)
-    rash = px(u(0.2, 0.8) if ulcer else u(0, 0.2)) * torch.sigmoid((field("rash", 4, 2) - 1.1) * 6)
+    rash = px(u(0.2, 0.8) if ulcer and not clinic else u(0, 0.2)) * torch.sigmoid((field("rash", 4, 2) - 1.1) * 6)
     image = blend(skin, _of(ERYTHEMA)[None, :, None, None] * (0.55 + 0.45 * skin), (inflamed + rash).clamp(0, 0.95))
     # ---- the wound bed
-    bed = _of(GRANULATION)[None, :, None, None] * (1 + 0.22 * field("grain", 16, 2)[:, None])
+    bed = _of(GRANULATION)[None, :, None, None] * (1 + 0.22 * field("grain", 24 if clinic else 16, 2)[:, None])
     if ulcer:
         bed = blend(bed, _of(ERYTHEMA)[None, :, None, None] * (0.55 + 0.45 * skin), px(u(0.0, 0.7)))
-    bed = blend(bed, _of(SLOUGH)[None, :, None, None] * (1 + 0.1 * field("fibrin", 12)[:, None]),
-               torch.sigmoid((field("slough", 5, 2) - px(u(0.1, 1.1) if ulcer else u(0.9, 1.8))) * 5))
+    clean = px(u(-1.0, 2.2) if clinic else u(0.1, 1.1) if ulcer else u(0.9, 1.8))
+    slough, dead = torch.sigmoid((field("slough", 5, 2) - clean) * 5), torch.zeros_like(r)
+    bed = blend(bed, _of(SLOUGH)[None, :, None, None] * (1 + 0.1 * field("fibrin", 12)[:, None]), slough)
     if ulcer:
-        border = torch.sigmoid((r - px(u(0.70, 0.95)) + 0.16 * field("crust", 6, 2)) * 12)
-        patchy = torch.sigmoid((field("gap", 3) + px(u(-0.6, 0.9))) * 5)
-        bed = blend(bed, _of(NECROSIS)[None, :, None, None] + 0.05 * field("eschar", 18)[:, None], border * patchy)
+        border = torch.sigmoid((r - px(u(0.2, 0.95) if clinic else u(0.70, 0.95)) + 0.16 * field("crust", 6, 2)) * 12)
+        dead = border * torch.sigmoid((field("gap", 3) + px(u(-2.4, 1.2) if clinic else u(-0.6, 0.9))) * 5)
+        bed = blend(bed, _of(NECROSIS)[None, :, None, None] + 0.05 * field("eschar", 18)[:, None], dead)
     edge = torch.sigmoid((1 - r) * px(radius) * size / 2 / (0.9 if ulcer else 0.6))
     image = blend(image, bed * (1 - 0.25 * torch.exp(-((r - 0.97) * 9) ** 2))[:, None], edge)
     image = _gloss(image, draws, centre, radius * narrow, x, y)
+    if clinic:
+        image = _limb(image, draws, centre, radius, field, x, y)
     # ---- light, then what lies on the skin: bandage and sticker
     tilt, ahead = u(0.0, 0.28), u(0, 2 * math.pi)
     light = (1 - px(u(0.05, 0.3)) * (x * x + y * y) / 2 + px(tilt) * (px(ahead.cos()) * x + px(ahead.sin()) * y)
@@ -79,16 +96,30 @@ def cohort(n: int, size: int = 64, seed: int = 0, domain: str = "fresh", noisy: 
     cm_per_unit = u(3.0, 6.0)
     image, corners = _sticker(image, draws, corner, cm_per_unit, x, y, size)
     image = image * (light * px(u(0.85, 1.1)))[:, None] * (1 + draws.normal(0, 0.03, 3))[:, :, None, None]
-    image = blur(image.float(), 0.4 * size / 64)
+    if clinic:  # from the plane of the skin to the picture
+        flat = (corners + 0.5) * 2 / size - 1
+        corners = (flat / (1 + flat @ lens[..., None]) + 1) * size / 2 - 0.5
+    image = blur(image.float(), (0.2 if clinic else 0.4) * size / 64)
     if noisy:
         image = image + 0.018 * noise(n, seed, f"{domain} sensor", (3, size, size))
     angle = torch.linspace(0, 2 * math.pi, 721, dtype=torch.float64)[:-1].expand(n, -1)
-    area = math.pi * radius**2 * narrow * (outline(angle, waves, phase) ** 2).mean(1)
-    meta = {"cm_per_pixel": (2 * cm_per_unit / size).float(), "area_cm2": (area * cm_per_unit**2).float(),
-            "skin_tone": tone.float(), "bandage": bandaged}
-    return Cohort(image=image.clamp(0, 1), mask=mask, landmark=corners.float(), meta=meta,
-                  names={"mask": ("background", "wound"), "image": ("red", "green", "blue"),
-                         "landmark": tuple(f"sticker corner {k}" for k in range(1, 5))},
+    area = math.pi * radius**2 * narrow * (outline(angle, waves, phase) ** 2).mean(1) * cm_per_unit**2
+    share = torch.stack([slough * (1 - dead), dead, (1 - slough) * (1 - dead), angry.expand_as(r)], 1) * mask[:, None]
+    share = share.sum((2, 3)) / mask.sum((1, 2))[:, None]
+    look = torch.stack([share[:, :3].argmax(1), (area > 3).long() + (area > 8), (narrow < 0.8).long(),
+                        (centre[:, 0] > 0).long() + 2 * (centre[:, 1] > 0)], 1)[:, None]
+    meta = {"cm_per_pixel": (2 * cm_per_unit / size).float(), "area_cm2": area.float(), "skin_tone": tone.float(),
+            "bandage": bandaged, "lesion_mask": mask[:, None].bool(), "attribute": look}
+    meta |= {f"severity_{name}": v.float() for name, v in zip(LEAST, share.unbind(1), strict=True)}
+    label = (share > torch.tensor([*LEAST.values()])).float()
+    if size != COARSE:  # what is counted in pixels is counted on one grid, so that it does not depend on `size`
+        known = cohort(n, COARSE, seed, domain, False)
+        label, meta = known.label, meta | {k: v for k, v in known.meta.items() if k[:9] in ("severity_", "attribute")}
+    return Cohort(image=image.clamp(0, 1), mask=mask, landmark=corners.float(), meta=meta, label=label,
+                  box=boxes(meta["lesion_mask"]),
+                  names={"mask": ("background", "wound"), "image": ("red", "green", "blue"), "label": tuple(LEAST),
+                         "landmark": tuple(f"sticker corner {k}" for k in range(1, 5)), "attribute": tuple(WORDS)}
+                  | {f"attribute_{name}": words for name, words in WORDS.items()},
                   units={"image": "RGB, 0 to 1", "landmark": "pixels", "cm_per_pixel": "cm", "area_cm2": "cm^2"})
 
 
@@ -113,6 +144,26 @@ def _gloss(image: Tensor, draws: Draws, centre: Tensor, radius: Tensor, x: Tenso
         shine = torch.exp(-((along / width / 1.8) ** 2 + (across / width) ** 2)) * px(draws.uniform(0, 0.9))
         image = blend(image, torch.ones_like(image), shine)
     return image
+
+
+def _limb(image: Tensor, draws: Draws, centre: Tensor, radius: Tensor, field, x: Tensor, y: Tensor) -> Tensor:
+    """What surrounds the wound in a clinic: creases and hair, the limb's round shape, the drape under it, a shadow."""
+    size, u = image.shape[-1], draws.uniform
+    along, over = turned(x, y, centre, u(0, math.pi))
+    wide = torch.maximum(u(0.6, 1.3), 1.5 * radius + 0.08)
+    gap = (over - px(u(-0.15, 0.15)) * along**2 + 0.03 * field("edge", 3)).abs() / px(wide)
+    crease = torch.exp(-(((field("crease", 9, 2) + 0.8 * field("fold", 3)) / 0.12) ** 2)) * px(u(0.0, 0.14))
+    root, way = u(-1.1, 1.1, HAIRS, 2), draws.normal(0, 0.4, HAIRS) + u(0, 6.3, 1)
+    tip = root + u(0.08, 0.3, HAIRS)[..., None] * torch.stack([way.cos(), way.sin()], -1)
+    bald = (root - centre[:, None]).norm(dim=-1) < 1.3 * radius[:, None]
+    thick = u(0.005, 0.012, HAIRS) * size / 2 * ~(bald | (torch.arange(HAIRS) > u(-HAIRS, HAIRS, 1)))
+    hair, _ = strokes(((torch.stack([root, tip], 2) + 1) * size - 1) / 2, thick[..., None].expand(-1, -1, 2), size)
+    image = image * ((1 - crease) * (1 - 0.5 * gap.clamp(max=1) ** 4) * (1 - 0.55 * hair[:, 0]))[:, None]
+    dark = 1 - 0.6 * torch.exp((1 - gap.clamp(min=1)) * px(wide) / 0.1) + 0.16 * field("drape", 4, 2)
+    drape = _of(DRAPES)[(u() * len(DRAPES)).long()][..., None, None] * (dark + 0.04 * torch.sin(x * 90))[:, None]
+    image = blend(image, drape, torch.sigmoid((gap - 1) * px(wide) * size / 2))
+    lean, start = px(u(0, 6.3)), px(u(0.3, 1.6))  # of the photographer's shadow
+    return image * (1 - 0.35 * torch.sigmoid((lean.cos() * x + lean.sin() * y - start) * 9))[:, None]
 
 
 def _bandage(image: Tensor, draws: Draws, corner: Tensor, weave: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
