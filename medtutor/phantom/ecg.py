@@ -51,9 +51,9 @@ def cohort(n: int, size: int = 64, seed: int = 0, kind: str = "sheet", leads: in
 
     Other `meta`: r_peaks (N, 40) in seconds, NaN outside of the record, ectopic (N, 40), heart_rate (beats/min), st_mv
     (N, 12), what the infarct adds to a lead 105 ms after R, age, sex, gain (mm/mV), header (-1 without),
-    severity_<label>, territory (-1 without infarct) and block, with their words in `names`. kind "signal" has no
-    picture. `noisy=False` leaves out wander, hum, muscle and sensor. Only muscle noise depends on `rate` (samples/s).
-    Patient i depends on `seed` and i only. Raises ValueError for options out of range.
+    severity_ST_elevation, severity_Q_wave, territory (-1 without infarct) and block, with their words in `names`. kind
+    "signal" has no picture. `noisy=False` leaves out wander, hum, muscle and sensor. Of all this only muscle noise
+    depends on `rate` (samples/s). Patient i depends on `seed` and i only. Raises ValueError for options out of range.
     """
     risk = torch.tensor([(PREVALENCE | (prevalence or {}))[name] for name in LABELS], dtype=torch.float64)
     if {*(prevalence or ())} - {*LABELS} or not 0 <= risk.min() <= risk.max() <= 1 or exclusive and risk.sum() > 1.001:
@@ -101,7 +101,7 @@ def _hearts(n: int, seed: int, risk: Tensor, exclusive: bool, elevation: float |
     alone, each, edge = u(0, 1, 1), u(0, 1, 5), risk.cumsum(0)
     label = (alone < edge) & (alone >= edge - risk) if exclusive else each < risk
     st, wild, scar, blocked, _ = label[..., None].unbind(1)
-    age, sex, grade, area, left = u(25, 88), u(0, 2).long(), u(0.05, 1, 5), u(0, 3).long(), u(1, 3, 1).long()
+    age, sex, grade, area, left = u(25, 88), u(0, 2).long(), u(0.05, 1, 2), u(0, 3).long(), u(1, 3, 1).long()
     pace, block = 60 / where(wild, u(75, 130, 1), u(60, 98, 1)), (blocked * left)[:, 0]
     when, form = _WAVES[block].split((2, 3), -1)
     when = when * normal(1, 0.05, 12, 2)
@@ -116,11 +116,12 @@ def _hearts(n: int, seed: int, risk: Tensor, exclusive: bool, elevation: float |
     lift = st * (0.12 + 0.33 * grade[:, :1] if elevation is None else elevation)
     bell = torch.exp(-0.5 * ((AFTER_R - when[:, 7:9, :1]) / when[:, 7:9, 1:]) ** 2).sum(1)
     height[:, 0], height[:, 7:9] = height[:, 0] * ~wild, (injury * lift / bell)[:, None]
-    height[:, 1] = where(scar, -injury * (0.3 + 0.5 * grade[:, 2:3]), height[:, 1])
+    height[:, 1] = where(scar, -injury * (0.3 + 0.5 * grade[:, 1:]), height[:, 1])
     when[:, 1, 1:] = where(scar, 0.014, when[:, 1, 1:])
-    meta = {f"severity_{name.replace(' ', '_')}": (grade * label)[:, k].float() for k, name in enumerate(LABELS)}
-    meta |= {"age": age.float(), "sex": sex, "block": block, "territory": where((st | scar)[:, 0], area, -1),
-             "st_mv": _twelve((injury * lift)[..., None])[..., 0].float()}
+    meta = {"severity_Q_wave": (grade[:, 1:] * scar)[:, 0].float(),
+            "severity_ST_elevation": ((lift - 0.12) / 0.33).clamp(0, 1)[:, 0].float(), "age": age.float(), "sex": sex,
+            "block": block, "territory": where((st | scar)[:, 0], area, -1),
+            "st_mv": _twelve((injury * lift)[..., None])[..., 0].float()}
     return label, pace, torch.cat([when, height], -1), meta
 
 
