@@ -8,7 +8,17 @@ from test_language import REGIONS, STYLES, some_facts
 
 from medtutor.language import report
 from medtutor.language.known import Fact, canonical, compare, words
-from medtutor.language.questions import YES_NO, contradict, opposite, probe, progress, questions, tree, vocabulary
+from medtutor.language.questions import (
+    MODALITIES,
+    YES_NO,
+    contradict,
+    opposite,
+    probe,
+    progress,
+    questions,
+    tree,
+    vocabulary,
+)
 from medtutor.language.reader import read
 
 STATES = {"is new": "new", "has worsened": "worse", "has improved": "better", "is unchanged": "unchanged",
@@ -27,7 +37,7 @@ def oracle(text, facts, region):
 
     def of(phrase, gone=False):
         side, _, noun = phrase.partition(" ")
-        side, noun = (side, noun) if side in ("right", "left", "bilateral") else ("", phrase)
+        side, noun = (side, noun) if side in ("right", "left", "bilateral") and phrase not in nouns else ("", phrase)
         return [f for f in facts if f.finding == nouns[noun] and (not side or f.side == side)
                 and (gone or f.presence != "absent")]
 
@@ -39,12 +49,13 @@ def oracle(text, facts, region):
             (r"(?:Is|Are) there (?:an? )?(.+)\?", lambda m: state([nouns[m[1]]]) if m[1] in nouns else None),
             (r"Is there an abnormality of the (.+)\?",
              lambda m: state([x for n, g in groups.items() if g.get("organ", n) == m[1] for x in g["members"]])),
-            (r"(?:Is there any artefact|Are there any lines, tubes or devices)\?", lambda m: state(aside)),
+            ("|".join(re.escape(g.get("topic", "-")) for g in groups.values()),
+             lambda m: state({x for g in groups.values() if g.get("topic") == m[0] for x in g["members"]})),
             (r"Is any abnormality present\?", lambda m: state(set(nouns.values()) - aside)),
             (r"How many .*", lambda m: str(len({f.finding for f in there}))),
             (r"On which side (?:is|are) the (.+)\?",
              lambda m: "bilateral" if len(sides(of(m[1]))) == 2 else sides(of(m[1])).pop()),
-            (r"Is the (.+) on the (right|left)\?", lambda m: "yes" if sides(of(m[1])) == {m[2]} else "no"),
+            (r"(?:Is|Are) the (.+) on the (right|left)\?", lambda m: "yes" if sides(of(m[1])) == {m[2]} else "no"),
             (r"In which zone (?:is|are) the (.+)\?", lambda m: max(f.zone for f in of(m[1]))),
             (r"How severe (?:is|are) the (.+)\?", lambda m: max(f.severity for f in of(m[1]))),
             (r"How ha(?:s|ve) the (.+) changed since the previous examination\?",
@@ -118,6 +129,29 @@ def test_adversarial_pairs():
         assert single[0].answer == oracle(single[0].text, seen, "thorax")
         assert [q.kind for q in single] == ["abnormality"] + ["finding"] * (not present)
     assert kinds == {"modality", "organ", "finding", "side"}
+
+
+@pytest.mark.parametrize("region", REGIONS)
+def test_hallucinated_organs_and_modalities_are_really_wrong(region):
+    table, wrong = words(region), {"organ": set(), "modality": set()}
+    assert table["modality"] in MODALITIES
+    assert all(region in words(near)["near"] for near in table["near"])
+    for k in range(60):
+        asked = {(q.kind, q.answer): q.text for q in probe(told(k, region), k, region=region)}
+        assert asked["modality", "yes"] == f"Was this image made by {table['modality']}?"
+        assert asked["organ", "yes"] == f"Does this image show the {table['organ']}?"
+        for kind in wrong:
+            wrong[kind].add(asked[kind, "no"])
+    assert not wrong["organ"] & {f"Does this image show the {words(r)['organ']}?" for r in (region, *table["near"])}
+    assert min(map(len, wrong.values())) >= 4
+
+
+@pytest.mark.parametrize("region", REGIONS)
+def test_one_error_in_every_region(region):
+    for k in range(12):
+        wrong, before, after = contradict(told(k, region), k, None, region)
+        assert before or after
+        assert read(report(wrong, STYLES[k % len(STYLES)], k, region=region).text, region) == wrong
 
 
 def test_negated_questions_have_negated_answers():

@@ -1,7 +1,8 @@
 """The words of the book: what a `Cohort` knows, written as reports, captions, questions, and read back from text.
 
-`known` holds facts and the tables of words.yml, `writer` writes, `reader` reads, `questions` asks. What `writer` and
-`known` offer is here too: `language.report(language.facts(cohort, 0))`.
+`known` holds facts and the tables of words.yml, `writer` writes, `reader` reads, `questions` asks, `refer` names one of
+several things, `codemixed` asks as patients do in Hindi and English. What `writer` and `known` offer is here too:
+`language.report(language.facts(cohort, 0))`.
 """
 
 from medtutor.language.known import Fact, canonical, compare, facts, knowledge, words

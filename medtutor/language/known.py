@@ -48,22 +48,30 @@ class Fact:
 
 
 @lru_cache
+def load(name: str = "words.yml") -> dict:
+    """What one of the tables of this folder holds."""
+    import yaml
+
+    text = files("medtutor.language").joinpath(name).read_text(encoding="utf-8")
+    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
+@lru_cache
 def words(region: str = "thorax") -> dict:
     """The table of a region with what all regions share; each of `nouns` becomes (singular, plural, whether it counts),
     `aside` is what is no illness, such as a device. Raises ValueError for a region without a table."""
-    import yaml
-
-    text = files("medtutor.language").joinpath("words.yml").read_text(encoding="utf-8")
-    table = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    table = load()
     regions = {name: tuple(entry["findings"]) for name, entry in table.items() if "findings" in entry}
     if region not in regions:
         raise ValueError(f"no words for region {region!r}; choose from {', '.join(regions)} or add it to words.yml")
-    for entry in table[region]["findings"].values():
+    findings = {}
+    for name, entry in table[region]["findings"].items():
         split = [noun.partition("/") for noun in entry["nouns"]]
-        entry["nouns"] = [(one, one + end if end == "s" else end or one, end != "") for one, _, end in split]
+        nouns = [(one, one + end if end == "s" else end or one, end != "") for one, _, end in split]
+        findings[name] = {**entry, "nouns": nouns}
     aside = {m for group in table[region]["groups"].values() if "topic" in group for m in group["members"]}
-    return {**table, **table[region], "regions": regions, "aside": aside,
-            "spelling": re.compile(r"\b(?:" + "|".join(table["british"]) + ")")}
+    return {**table, **table[region], "findings": findings, "regions": regions, "aside": aside,
+            "spelling": re.compile(r"\b(?:" + "|".join(table["british"]) + ")(?!ectal)")}
 
 
 def entry_of(table: dict, finding: str) -> dict:
@@ -149,7 +157,7 @@ def region_of(names: tuple[str, ...]) -> str:
 
 def _state(cohort: Cohort, case: int, table: dict) -> dict[tuple[str, str], tuple[float, str]]:
     """Severity (0 where unknown) and zone of each finding and side that is present."""
-    state = {}
+    state, places = {}, words()["places"]
     for k, name in enumerate(cohort.names["label"]):
         label = cohort.label[case]
         if not (label[k] > 0 if label.ndim else label == k):
@@ -158,6 +166,7 @@ def _state(cohort: Cohort, case: int, table: dict) -> dict[tuple[str, str], tupl
         grade, zone = ([] if c is None else c[case].reshape(-1).tolist() for c in columns)
         if not table[name]["site"]:  # nothing to say on sides
             grade, zone = [max(grade, default=0.0)], []
+        zone = zone if "upper" in places.get(table[name]["site"], ()) else []
         for j, value in enumerate(grade if max(grade, default=0) > 0 else [0.0]):
             if value > 0 or max(grade, default=0) <= 0:
                 where = VALUES["zone"][int(zone[j]) + 1] if zone else ""

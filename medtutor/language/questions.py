@@ -13,7 +13,8 @@ from random import Random
 from medtutor.language.known import MIRROR, VALUES, Fact, a, canonical, compare, entry_of, words
 
 YES_NO = ("no", "yes", "uncertain")
-MODALITIES = ("X-ray", "CT", "MRI", "ultrasound", "dermoscopy")
+MODALITIES = ("X-ray", "CT", "MRI", "ultrasound", "dermoscopy", "fundus photography", "clinical photography",
+              "colonoscopy", "microscopy", "electrocardiography")
 CHANGED = {"new": "is new", "worse": "has worsened", "better": "has improved", "unchanged": "is unchanged",
            "resolved": "has resolved"}
 
@@ -144,23 +145,26 @@ def opposite(question: Question) -> Question:
     raise ValueError(f"only a yes/no question on presence has an opposite, but got {question.text!r}")
 
 
-def probe(facts, seed: int = 0, modality: str = "X-ray", region: str = "thorax") -> list[Question]:
+def probe(facts, seed: int = 0, modality: str = "", region: str = "thorax") -> list[Question]:
     """Adversarial pairs: a true attribute (yes) and a hallucinated one (no) in the same words, joined by `pair`.
 
     Kinds modality, organ, finding and side, and the single question on any abnormality. A case without findings gets
-    one hallucinated finding without a partner, as in ProbMed. Uncertain findings are not asked for.
+    one hallucinated finding without a partner, as in ProbMed. Uncertain findings are not asked for. `modality` is one
+    of `MODALITIES`, "" the usual one of the region; the wrong organ is none that such an image may show, too.
     """
     facts, rng, table = canonical(facts), Random(f"probe/{seed}"), words(region)
     there = list(dict.fromkeys(f.finding for f in facts if f.presence == "present"))
     absent = [f.finding for f in facts if f.presence == "absent" and not f.change]
     rng.shuffle(absent)
-    organs = [table["organ"], rng.choice([words(r)["organ"] for r in table["regions"] if r != region])]
+    far, modality = sorted({*table["regions"]} - {region, *table["near"]}), modality or table["modality"]
+    organs = [table["organ"], words(rng.choice(far))["organ"]]
     taken = [modality, rng.choice([m for m in MODALITIES if m != modality])]
-    pairs = [[("modality", f"Was this image taken with {m}?", None) for m in taken],
+    pairs = [[("modality", f"Was this image made by {m}?", None) for m in taken],
              [("organ", f"Does this image show the {organ}?", None) for organ in organs]]
     for fact in facts:
         if fact.presence == "present" and fact.side in MIRROR and sum(f.finding == fact.finding for f in facts) == 1:
-            text = f"Is the {_noun(Fact(fact.finding), region)} on the "
+            verb = "Are" if "plural" in table["findings"][fact.finding] else "Is"
+            text = f"{verb} the {_noun(Fact(fact.finding), region)} on the "
             pairs.append([("side", text + s + "?", replace(fact, side=s)) for s in (fact.side, MIRROR[fact.side])])
     out = [Question(text, answer, kind, pair=k, fact=fact) for k, two in enumerate(pairs)
            for (kind, text, fact), answer in zip(two, ("yes", "no"), strict=True)]

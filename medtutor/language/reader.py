@@ -56,14 +56,16 @@ CHANGES = _table(better=r"decreas|improv|smaller|less marked|partially cleared|h
 def _lexicon(region: str) -> tuple:
     """Findings, one pattern of them all (a group each), patterns that deny a group, British to American spelling."""
     table, parts = words(region), []
+    american = {gb: us for us, gb in table["british"].items()}
+    british = re.compile("|".join(american))
     for k, (name, entry) in enumerate(table["findings"].items()):
-        forms = sorted({name, *(form for noun in entry["nouns"] for form in noun[:2])}, key=len, reverse=True)
+        forms = {form.lower() for form in (name, *(form for noun in entry["nouns"] for form in noun[:2]))}
+        forms = sorted(forms | {british.sub(lambda match: american[match[0]], f) for f in forms}, key=len, reverse=True)
         parts.append(f"(?P<f{k}>{'|'.join([*forms, *filter(None, [entry.get('also')])])})")
     normal = [(re.compile(group["normal_pattern"]), [Fact(f, "absent") for f in group.get("clear", group["members"])])
               for group in table["groups"].values() if "normal_pattern" in group]
-    american = {gb: us for us, gb in table["british"].items()}
     return (list(table["findings"].items()), re.compile(rf"\b(?:{'|'.join(parts)})(?!\w)"), normal,
-            re.compile("|".join(american)), american, re.compile(table.get("ignored", r"(?!)")))
+            british, american, re.compile(table.get("ignored", r"(?!)")))
 
 
 def read(text: str, region: str = "thorax") -> tuple[Fact, ...]:

@@ -12,10 +12,8 @@ from random import Random
 from typing import NamedTuple
 
 from medtutor.cohort import Cohort
-from medtutor.language.known import MIRROR, Fact, a, canonical, compare, entry_of, facts, knowledge, region_of, words
+from medtutor.language.known import MIRROR, Fact, a, canonical, entry_of, facts, region_of, words
 
-__all__ = ["Fact", "Report", "Sentence", "canonical", "caption", "compare", "facts", "knowledge", "pertinent",
-           "phrases", "prompts", "report", "words", "written"]
 SECTIONS = ("indication", "technique", "comparison", "findings", "impression")
 
 
@@ -159,7 +157,8 @@ def report(known, style: str = "prose", seed: int = 0, view: str = "", indicatio
         raise ValueError(f"no style {style!r}; choose from {', '.join(table['styles'])}")
     for fact in known:
         entry = entry_of(table, fact.finding)
-        if not entry["site"] and (fact.side or fact.zone) or entry["grade"] == "none" and (
+        zoned = "upper" in table["places"].get(entry["site"], ())
+        if not entry["site"] and fact.side or fact.zone and not zoned or entry["grade"] == "none" and (
                 fact.severity or fact.change in ("worse", "better")):
             raise ValueError(f"words.yml gives {fact.finding} no site or no grade for {fact}")
     hand = _Hand(table, table["styles"][style], Random(f"{style}/{seed}"))
@@ -217,16 +216,17 @@ def _concluded(hand: _Hand, known: tuple[Fact, ...]) -> list[tuple[str, tuple[Fa
 
 
 def written(cohort: Cohort, style: str | None = None, seed: int = 0, share: float = 1.0, doubt: float = 0.0) -> Cohort:
-    """The cohort with a `report` for every case, from `facts` and meta view, sex (0 female, 1 male) and age where
-    present; style None draws one for each case, `share` as in `pertinent`."""
-    texts, region = [], region_of(cohort.names["label"])
+    """The cohort with a `report` for every case, from `facts` and meta view, sex (0 female, 1 male) and age
+    where present (no view: the first of names["image"]); style None draws one for each case, `share` as in
+    `pertinent`."""
+    texts, region, seen = [], region_of(cohort.names["label"]), cohort.names.get("image", ("",))[0]
     for case in range(len(cohort)):
         rng, row = Random(f"written/{seed}/{case}"), {k: column[case] for k, column in cohort.meta.items()}
         known = pertinent(facts(cohort, case, doubt), None, rng.randrange(2**31), share)
         prior = None if cohort.visit is None or cohort.visit[case] == 0 else "previous examination"
         sex, age = ("", "female", "male")[1 + int(row.get("sex", -1))], float(row["age"]) if "age" in row else None
         texts.append(report(known, style or rng.choice(list(words()["styles"])), rng.randrange(2**31),
-                            str(row.get("view", "")), None, prior, sex, age, region).text)
+                            str(row.get("view", seen)), None, prior, sex, age, region).text)
     return replace(cohort, report=texts)
 
 

@@ -137,6 +137,11 @@ def blend(under: Tensor, over: Tensor, alpha: Tensor) -> Tensor:
     return under + (over - under) * alpha[:, None]
 
 
+def lay(under: Tensor, over: Tensor | float, inside: Tensor) -> Tensor:
+    """`over` laid on `under` with a soft edge: half at `inside` = 0, nearly all from 4 on."""
+    return under + (over - under) * torch.sigmoid(inside)
+
+
 def turned(x: Tensor, y: Tensor, centre: Tensor, turn: Tensor) -> tuple[Tensor, Tensor]:
     """Coordinates about `centre` (N, 2) along axes turned by `turn` (N,)."""
     dx, dy = x - px(centre[:, 0]), y - px(centre[:, 1])
