@@ -14,7 +14,7 @@ from torch import Tensor
 
 from medtutor.cohort import Cohort
 from medtutor.phantom import abdomen, skin, thorax
-from medtutor.phantom.texture import Draws, blend, blur, boxes, cloud, noise, outline, px, turned, unit_grid
+from medtutor.phantom.texture import Draws, blend, blur, boxes, cloud, noise, outline, px, radius_at, turned, unit_grid
 
 _SAME = ("solid mottled hollow", "small medium large", "upper middle lower")
 WORDS = {task: {name: (*text.split(),) for name, text in zip(("shape", tone, "texture", "size", "zone", "side"), texts,
@@ -27,8 +27,7 @@ COLOURS = torch.tensor([[0.85, 0.12, 0.12], [0.1, 0.6, 0.2], [0.13, 0.25, 0.85],
 PHRASE = {"lesions": "{3} {1} {2} {0} lesion in the {5} {4} zone", "shapes": "{3} {1} {2} {0} at the {4} {5}"}
 HUES = {"brown": (0.50, 0.30, 0.18), "red": (0.74, 0.22, 0.22), "blue": (0.32, 0.40, 0.66), "olive": (0.46, 0.46, 0.16)}
 GROUNDS, TASKS = ("xray", "ct", "plain", "clouds", "stripes", "checks", "veins"), (*WORDS, "arrow", "cue", "match")
-SOUNDS = (("gl br v kr m sn tw z", 1), ("a o u i", 8), ("rb lt n sk", 32), ("a e i o", 128), ("k m x p t v s d", 512),
-          ("ul ol em ar in", 4096))
+SOUNDS = (("bdfgklmnrstvxz", 1), ("aeiou", 14), ("bdfgklmnrstvxz", 70), ("aeiou", 980), ("klmnrstx", 4900))
 
 
 def kinds(task: str = "lesions", **values) -> Tensor:
@@ -40,9 +39,9 @@ def kinds(task: str = "lesions", **values) -> Tensor:
 
 
 def opaque(kind: Tensor) -> str:
-    """A name without meaning for a kind (6,), such as "glarbekul": the same for the same kind in every cohort."""
+    """A name without meaning for a kind (6,), such as "gomaruk": the same for the same kind in every cohort."""
     code = sum((int(value) + 1) * step for value, step in zip(kind, (1, 7, 49, 196, 784, 3136), strict=True))
-    return "".join(text.split()[code * 7919 % 20480 // step % len(text.split())] for text, step in SOUNDS)
+    return "".join(sounds[code * 7919 % 39200 // step % len(sounds)] for sounds, step in SOUNDS)
 
 
 def phrase(values: Tensor, task: str = "lesions") -> str:
@@ -66,7 +65,7 @@ def cohort(n: int, size: int = 64, seed: int = 0, task: str = "lesions", ground:
     where absent; meta target (n,) its slot, -1 without objects; `label` (n, T): which types occur, named by `opaque`;
     `report`: phrases of all objects; meta phrase: that of the target. An object may cover part of another.
 
-    task "arrow" (grey): an arrow points in one of 8 directions, meta direction (n,) times 45 degrees from right to down,
+    task "arrow" (grey): an arrow points in a direction, meta direction (n,) times 45 degrees from right to down,
     to one of four objects at 0.55 half widths; `label` (n,) its shape, `mask` (n, size, size) the object.
     task "cue": a chest radiograph; the hook at the tip of a catheter at the top points to the side of that of two equal
     tubes at the bottom, 0.7 of the picture away, that is `mask`. `late`: probability that tubes are at the top and the
@@ -111,17 +110,16 @@ def cohort(n: int, size: int = 64, seed: int = 0, task: str = "lesions", ground:
         (0.09, 0.125, 0.17), torch.ones(3, 3), (0.22, 0.4, 0.65))
     reach = torch.tensor(scale)[width] * u(0.94, 1.06, 4)
     r, a, b = _outlined(draws, shape, spots[row[:, None], 2 * zone + side] + u(-0.04, 0.04, 4, 2), reach, size)
-    texture, shown, reach = (v[..., None, None] for v in (texture, torch.tensor(strength)[shade] * there, reach))
-    sharp, masks = reach * size if task == "shapes" else 7, (r < 1) & there[..., None, None]
-    look = torch.stack([torch.ones_like(r), 0.2 + 0.8 * torch.sigmoid(6 * torch.sin(5 * a) * torch.sin(5 * b)),
-                        torch.sigmoid((r - 0.55) * sharp * 1.5)], -1).gather(-1, texture.expand_as(r)[..., None])[..., 0]
+    texture, shown, sharp = (v[..., None, None] for v in (texture, torch.tensor(strength)[shade] * there, reach * size))
+    sharp, masks = sharp if task == "shapes" else 7, (r < 1) & there[..., None, None]
+    cover, mottle = shown * torch.sigmoid((1 - r) * sharp), torch.sigmoid(6 * torch.sin(5 * a) * torch.sin(5 * b))
+    cover = cover * (1 - (texture == 1) * 0.8 * (1 - mottle) - (texture == 2) * torch.sigmoid((0.55 - r) * 1.5 * sharp))
     for k in range(4):
-        image = blend(image, paint[shade[:, k], :image.shape[1], None, None],
-                      (shown * look * torch.sigmoid((1 - r) * sharp))[:, k])
+        image = blend(image, paint[shade[:, k], :image.shape[1], None, None], cover[:, k])
     image = image + 0.02 * noisy * noise(n, seed, f"scenes {task}", tuple(image.shape[1:]))
     named = [[phrase(one, task) for one in some if one[0] >= 0] for some in kind[..., 1:]]
     return Cohort(
-        image=image.clamp(0, 1).float(), mask=(masks[row, target] & (target >= 0)[:, None, None]).long(), box=boxes(masks),
+        image=image.clamp(0, 1).float(), mask=(masks[row, target] & px(target >= 0)).long(), box=boxes(masks),
         label=(kind[..., :1] == torch.arange(len(types))).any(1).float(), report=[". ".join(some) for some in named],
         names={"mask": ("background", "target"), "label": (*map(opaque, types),), "attribute": (*words,),
                "ground": GROUNDS, **{f"attribute_{name}": of for name, of in words.items()}},
@@ -143,8 +141,8 @@ def _healthy(n: int, size: int, seed: int, noisy: bool) -> Cohort:
 def _ground(draws: Draws, size: int, seed: int, task: str, ground: str | None, noisy: bool) -> tuple[Tensor, ...]:
     """Pictures (n, C, size, size), the six places (n, 6, 2) and the index into GROUNDS (n,)."""
     n, u, (x, y) = draws.n, draws.uniform, (g.float() for g in unit_grid(size))
-    turn, base, contrast, which = u(0, math.pi), u(0.25, 0.7, 1) + u(-0.07, 0.07, 3), u(0.1, 0.2, 1, 1, 1), u(2, 7).long()
-    scale, ground = px(u(9, 16)), ground or ("xray" if task == "lesions" else None)
+    turn, base, contrast = u(0, math.pi), u(0.25, 0.7, 1) + u(-0.07, 0.07, 3), u(0.1, 0.2, 1, 1, 1)
+    scale, which, ground = px(u(9, 16)), u(2, 7).long(), ground or ("xray" if task == "lesions" else None)
     which = which if ground is None else torch.full((n,), GROUNDS.index(ground))
     spots = torch.tensor([*product((-0.62, 0, 0.62), (-0.5, 0.5))]).flip(1).expand(n, 6, 2)
     if ground == "xray":
@@ -165,29 +163,31 @@ def _ground(draws: Draws, size: int, seed: int, task: str, ground: str | None, n
 def _outlined(draws: Draws, shape: Tensor, centre: Tensor, reach: Tensor, size: int) -> tuple[Tensor, ...]:
     """r (n, K, size, size), 1 on the outlines of `shape` (n, K), index into the words of "shapes", and coordinates in
     units of `reach`, from `centre` (n, K, 2)."""
-    n, many = shape.shape
-    turn, wave, phase = draws.uniform(-0.5, 0.5, many, 1, 1), draws.uniform(0.04, 0.14, many, 5), draws.uniform(0, 6, many, 5)
-    x, y = ((g - centre[..., k, None, None]) / reach[..., None, None] for k, g in enumerate(unit_grid(size)))
-    a, b = x * turn.cos() + y * turn.sin(), y * turn.cos() - x * turn.sin()
-    angle = torch.atan2(b, a)
-    ragged = outline(angle.flatten(0, 1), wave.flatten(0, 1), phase.flatten(0, 1)).view_as(angle)
+    turn, wave, phase = (draws.uniform(*to, shape.shape[1], k).view(-1, k) for to, k in (
+        ((-0.5, 0.5), 1), ((0.04, 0.14), 5), ((0, 6), 5)))
+    angle = torch.arange(720).double() * (math.pi / 360) - turn
     box, wedge = (1.2 * math.cos(math.pi / m) / torch.cos(angle % (2 * math.pi / m) - math.pi / m) for m in (4, 3))
-    forms = (1, 1 / torch.hypot(angle.cos() / 1.3, angle.sin() / 0.68), ragged, box, wedge, 0.82 + 0.3 * (5 * angle).cos())
-    return torch.hypot(a, b) / sum(form * (shape[..., None, None] == k) for k, form in enumerate(forms)), a, b
+    oval, star = 1 / torch.hypot(angle.cos() / 1.3, angle.sin() / 0.68), 0.82 + 0.3 * (5 * angle).cos()
+    edge = torch.stack([angle * 0 + 1, oval, outline(angle, wave, phase), box, wedge, star], 1).float()
+    a, b = ((g.float() - centre[..., k, None, None].float()) / reach[..., None, None].float()
+            for k, g in enumerate(unit_grid(size)))
+    edge = radius_at(edge[torch.arange(len(edge)), shape.flatten()], torch.atan2(b, a).flatten(0, 1)).view_as(a)
+    return torch.hypot(a, b) / edge, a, b
 
 
 def _arrow(draws: Draws, size: int, seed: int, late: float, noisy: bool) -> tuple[Tensor, Tensor, dict, dict]:
     n, u = draws.n, draws.uniform
-    turn = u(0, 8, 1).long() + torch.cat([torch.zeros(n, 1), u(0, 1, 7).argsort(1)[:, :3] + 1], 1)
-    aim, place, form = torch.stack([(turn * math.pi / 4).cos(), (turn * math.pi / 4).sin()], -1), u(-0.3, 0.3, 1, 2), u(0, 1, 4).argsort(1)
-    r, _, _ = _outlined(draws, torch.tensor([0, 3, 4, 5])[form], place + 0.55 * aim, torch.full((n, 4), 0.13), size)
-    a, b = turned(*unit_grid(size), place[:, 0], turn[:, 0] * (math.pi / 4))
+    way = (u(0, 8, 1).long() + torch.cat([torch.zeros(n, 1), u(0, 1, 7).argsort(1)[:, :3] + 1], 1)) % 8
+    turn, place, form = way * (math.pi / 4), u(-0.3, 0.3, 1, 2), u(0, 1, 4).argsort(1)
+    there = place + 0.55 * torch.stack([turn.cos(), turn.sin()], -1)
+    r, _, _ = _outlined(draws, torch.tensor([0, 3, 4, 5])[form], there, torch.full((n, 4), 0.13), size)
+    a, b = turned(*unit_grid(size), place[:, 0], turn[:, 0])
     head, shaft = a.minimum((0.17 - a) * 0.6 - b.abs()), (a + 0.17).minimum(0.02 - a).minimum(0.035 - b.abs())
     image = 0.3 + 0.07 * cloud(n, seed, "scenes arrow", size, 5, 2, 3)[:, None]
     image = image + 0.03 * noisy * noise(n, seed, "scenes arrow", (1, size, size))
     image = blend(image, torch.ones(()), 0.6 * torch.sigmoid((1 - r) * 0.13 * size).amax(1))
     image = blend(image, torch.ones(()), torch.sigmoid(head.maximum(shaft) * size))
-    return image, r[:, 0] < 1, {"direction": (turn[:, 0] % 8).long(), "label": form[:, 0]}, {
+    return image, r[:, 0] < 1, {"direction": way[:, 0].long(), "label": form[:, 0]}, {
         "label": ("circle", "square", "triangle", "star")}
 
 
