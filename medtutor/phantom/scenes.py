@@ -186,7 +186,7 @@ def _arrow(draws: Draws, size: int, seed: int, late: float, noisy: bool) -> tupl
     image = 0.3 + 0.07 * cloud(n, seed, "scenes arrow", size, 5, 2, 3)[:, None]
     image = image + 0.03 * noisy * noise(n, seed, "scenes arrow", (1, size, size))
     image = blend(image, torch.ones(()), 0.6 * torch.sigmoid((1 - r) * 0.13 * size).amax(1))
-    image = blend(image, torch.ones(()), torch.sigmoid(head.maximum(shaft) * size))
+    image = blend(image, torch.ones(()), torch.sigmoid(head.maximum(shaft) * 2 * size))
     return image, r[:, 0] < 1, {"direction": way[:, 0].long(), "label": form[:, 0]}, {
         "label": ("circle", "square", "triangle", "star")}
 
