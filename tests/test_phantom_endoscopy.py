@@ -94,15 +94,15 @@ def test_what_hides_the_polyp():
 
 
 def test_tissue_is_rigid():
-    """A point of the tissue, carried to the next frame by the camera's motion, lies there at the depth that is drawn."""
+    """A point of the tissue, carried to the next frame by the camera's motion, lies there at the depth drawn there."""
     c = endoscopy.cohort(5, 64, 8, 2, {"instrument": 0.0}, noisy=False)
     now, then = c[c.visit == 0], c[c.visit == 1]
     ray = rays(64).flatten(1)
     point = now.meta["eye"][..., None] + now.meta["turn"] @ (ray * now.meta["depth"].flatten(1)[:, None])
     seen = then.meta["turn"].mT @ (point - then.meta["eye"][..., None])
     away = seen.norm(dim=1)
-    x, y = (seen[:, :2] / seen[:, :2].norm(dim=1, keepdim=True) * torch.acos(seen[:, 2:] / away[:, None]) / endoscopy.LENS
-            ).unbind(1)
+    angle = torch.acos(seen[:, 2:] / away[:, None]) / endoscopy.LENS
+    x, y = (seen[:, :2] / seen[:, :2].norm(dim=1, keepdim=True) * angle).unbind(1)
     shown = F.grid_sample(then.meta["depth"][:, None], torch.stack([x, y], -1)[:, None], mode="nearest",
                           align_corners=False)[:, 0, 0]
     inside = (torch.maximum(x.abs(), y.abs()) < 0.95) & in_field(now).flatten(1)

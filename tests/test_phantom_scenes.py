@@ -181,7 +181,8 @@ def test_the_cue_is_far_and_decides():
     assert torch.equal(right, c.meta["target"] == 1)
     lit = torch.where(late[:, None], (c.image - bare.image).abs()[:, 0, -4], (c.image - bare.image).abs()[:, 0, 3])
     shaft = (lit * torch.arange(96)).sum(1) / lit.sum(1)
-    hook = (cue.any(1) * torch.arange(96)).amax(1) - shaft > shaft - torch.where(cue.any(1), torch.arange(96), 99).amin(1)
+    last, first = (cue.any(1) * torch.arange(96)).amax(1), torch.where(cue.any(1), torch.arange(96), 99).amin(1)
+    hook = last - shaft > shaft - first
     assert (hook == right).float().mean() > 0.95
     tubes = upright[:, 70:].float().sum(1)
     balance = tubes[:, :48].sum(1) / tubes.sum(1)
@@ -224,7 +225,7 @@ def test_a_cohort_of_scenes_survives_saving(tmp_path):
 
 def test_bad_input_says_what_to_do():
     for bad, text in (({"task": "maze"}, "a task of lesions, shapes, arrow"), ({"ground": "sea"}, "a ground of xray"),
-                      ({"count": (2, 5)}, "count"), ({"types": torch.tensor([[0, 9, 0, 0, 0, 0]])}, "rows of 6 values")):
+                      ({"count": (2, 5)}, "count"), ({"types": torch.tensor([[0, 9, 0, 0, 0, 0]])}, "rows of 6")):
         with pytest.raises(ValueError, match=text):
             scenes.cohort(2, 16, **bad)
     with pytest.raises(ValueError, match="shapes and its attributes"):
