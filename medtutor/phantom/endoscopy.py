@@ -63,11 +63,11 @@ def cohort(n: int, size: int = 64, seed: int = 0, frames: int = 20, prevalence: 
     out, side = (torch.cat([a.cos(), a.sin(), 0 * a], 1) for a in (angle, angle + tau / 4))
     base = ring[torch.arange(n), fold] + u(0.7, 0.85, 1) * out
     arm = F.normalize(-deep * u(0.8, 1.3, 1) - out - side * u(-0.5, 0.5, 1), dim=1)
-    top = base + torch.where(stalk, 1.5, 0.2) * big * arm
-    lobes = [top + big * (u(-0.6, 0.6, 1) * side - u(-0.2, 0.45, 1) * out) for _ in (1, 2)]
+    top = base + torch.where(stalk, 1.5, 0.1) * big * arm
+    lobes = [top + big * (u(-0.9, 0.9, 1) * side - u(-0.2, 0.5, 1) * out) for _ in (1, 2)]
     heart = torch.where(has["polyp"][..., None], torch.stack([top, *lobes, 0.6 * base + 0.4 * top], 1), 1e3)
-    forms = torch.stack([_rod(arm, *(big * u(*span, 1) for _ in (1, 2)))
-                         for span in ((0.85, 1.1), (0.45, 0.7), (0.45, 0.7), (0.4, 0.5))], 1)
+    forms = torch.stack([_rod(side, big * u(low, high, 1), big * u(high, most, 1)) for low, high, most in (
+        (0.65, 0.95, 1.35), (0.4, 0.6, 0.75), (0.4, 0.6, 0.75), (0.35, 0.45, 0.5))], 1)
     # ---- the forceps slide out of the camera's working channel: shaft and two jaws, in the camera's coordinates
     port, gape, long = u(0.5, 1.6, 1), u(0.1, 0.7, 1), sway(0.5, 4.0, 8.0) + u(0.35, 0.7, 1)
     port, there = 0.26 * torch.cat([port.cos(), port.sin(), 0 * port], 1), has["instrument"] & (long > 0)

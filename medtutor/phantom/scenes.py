@@ -107,12 +107,12 @@ def cohort(n: int, size: int = 64, seed: int = 0, task: str = "lesions", ground:
     # ---- the picture
     image, spots, which = _ground(draws, size, seed, task, ground, noisy)
     scale, paint, strength = ((0.14, 0.2, 0.28), COLOURS, (1.0,) * 6) if task == "shapes" else (
-        (0.09, 0.125, 0.17), torch.ones(3, 3), (0.22, 0.4, 0.65))
+        (0.09, 0.125, 0.17), torch.ones(3, 3), (0.3, 0.5, 0.78))
     reach = torch.tensor(scale)[width] * u(0.94, 1.06, 4)
     r, a, b = _outlined(draws, shape, spots[row[:, None], 2 * zone + side] + u(-0.04, 0.04, 4, 2), reach, size)
     texture, shown, sharp = (v[..., None, None] for v in (texture, torch.tensor(strength)[shade] * there, reach * size))
     sharp, masks = sharp if task == "shapes" else 7, (r < 1) & there[..., None, None]
-    cover, mottle = shown * torch.sigmoid((1 - r) * sharp), torch.sigmoid(6 * torch.sin(5 * a) * torch.sin(5 * b))
+    cover, mottle = shown * torch.sigmoid((1 - r) * sharp), torch.sigmoid(4 * torch.sin(5 * a) * torch.sin(5 * b))
     cover = cover * (1 - (texture == 1) * 0.8 * (1 - mottle) - (texture == 2) * torch.sigmoid((0.55 - r) * 1.5 * sharp))
     for k in range(4):
         image = blend(image, paint[shade[:, k], :image.shape[1], None, None], cover[:, k])
