@@ -228,5 +228,8 @@ def test_bad_input_says_what_to_do():
                       ({"count": (2, 5)}, "count"), ({"types": torch.tensor([[0, 9, 0, 0, 0, 0]])}, "rows of 6")):
         with pytest.raises(ValueError, match=text):
             scenes.cohort(2, 16, **bad)
+    with pytest.raises(ValueError, match="too few places for 3 objects"):
+        scenes.cohort(2, 16, types=scenes.kinds(zone=(0,)), count=(1, 3))
+    assert len(scenes.cohort(2, 16, types=scenes.kinds(zone=(0,)), count=(1, 2))) == 2
     with pytest.raises(ValueError, match="shapes and its attributes"):
         scenes.kinds("circles")

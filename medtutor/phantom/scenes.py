@@ -88,6 +88,8 @@ def cohort(n: int, size: int = 64, seed: int = 0, task: str = "lesions", ground:
     # ---- where the objects are, and of what type: the target first
     fits = ((types[:, None, 4:] == cells) | (types[:, None, 4:] < 0)).all(-1).double()
     free, bias, made = fits.amax(0).repeat(n, 1), torch.tensor([right, 1 - right] * 3).double(), []
+    if fits.amax(0).sum() < count[1] or not (fits.amax(0) * bias).any():
+        raise ValueError(f"types fit too few places for {count[1]} objects with right={right}; lower count or free a zone")
     total = count[0] + (u() * (count[1] - count[0] + 1)).long()
     for k in range(4):
         cell, chosen, drawn = _pick(free if k else free * bias, u()), u(), (u(0, 1, 6) * many).long()
@@ -131,7 +133,7 @@ def cohort(n: int, size: int = 64, seed: int = 0, task: str = "lesions", ground:
 def _pick(weight: Tensor, u: Tensor) -> Tensor:
     """Indices (n,) drawn with weights (n, C), by uniform numbers (n,)."""
     edge = weight.cumsum(1)
-    return (edge <= u[:, None] * edge[:, -1:]).sum(1)
+    return (edge <= u[:, None] * edge[:, -1:]).sum(1).clamp(max=weight.shape[1] - 1)
 
 
 def _healthy(n: int, size: int, seed: int, noisy: bool) -> Cohort:
