@@ -89,7 +89,7 @@ def cohort(n: int, size: int = 64, seed: int = 0, task: str = "lesions", ground:
     fits = ((types[:, None, 4:] == cells) | (types[:, None, 4:] < 0)).all(-1).double()
     free, bias, made = fits.amax(0).repeat(n, 1), torch.tensor([right, 1 - right] * 3).double(), []
     if fits.amax(0).sum() < count[1] or not (fits.amax(0) * bias).any():
-        raise ValueError(f"types fit too few places for {count[1]} objects with right={right}; lower count or free a zone")
+        raise ValueError(f"types fit too few places for {count[1]} objects with right={right}; lower count")
     total = count[0] + (u() * (count[1] - count[0] + 1)).long()
     for k in range(4):
         cell, chosen, drawn = _pick(free if k else free * bias, u()), u(), (u(0, 1, 6) * many).long()
