@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from medtutor.cohort import Cohort
-from medtutor.phantom.texture import Draws, blend, blur, boxes, cloud, noise, outline, px, turned, unit_grid
+from medtutor.phantom.texture import Draws, blend, blur, boxes, cloud, noise, outline, px, radius_at, turned, unit_grid
 
 DIAGNOSES = ("naevus", "melanoma", "seborrhoeic keratosis", "basal cell carcinoma", "vascular lesion")
 PREVALENCE = dict(zip(DIAGNOSES, (0.48, 0.2, 0.15, 0.12, 0.05), strict=True))
@@ -136,7 +136,7 @@ def cohort(n: int, size: int = 64, seed: int = 0, prevalence: dict[str, float] |
     contour, centre = _contour(draws, value, fov)
     dx, dy = x - px(centre[:, 0]), y - px(centre[:, 1])
     angle = torch.atan2(dy, dx)
-    reach = _at(contour, angle)
+    reach = radius_at(contour, angle)
     r = torch.hypot(dx, dy) / reach
     fade = px(u(0.12, 0.55)) * (1 + 0.4 * field("fade", 3)).clamp(0.4, 1.4) + px(pixel) / 2
     edge = torch.sigmoid(2 * (1 - r) * reach / fade + 0.9 * field("rim", 18, 2))
@@ -151,7 +151,7 @@ def cohort(n: int, size: int = 64, seed: int = 0, prevalence: dict[str, float] |
     layer["regression"] = torch.sigmoid((patch["white"] + 0.45) * 4) * edge
     # ---- structures
     def at(part: Tensor, turn: Tensor) -> Tensor:
-        away = part * _at(contour, turn)
+        away = part * radius_at(contour, turn)
         return centre[:, None] + torch.stack([away * turn.cos(), away * turn.sin()], -1)
 
     layer["network"] = _network(draws, value["network"], x, y, field) * edge * torch.sigmoid((r - 0.45) * 7)
@@ -245,12 +245,6 @@ def _contour(draws: Draws, value: dict[str, Tensor], fov: Tensor) -> tuple[Tenso
     low, high = (scale[:, None] * end for end in (points.amin(1), points.amax(1)))
     room = (0.96 * fov[:, None] - (high - low)).clamp(min=0) / 2
     return radius * scale[:, None], room * draws.normal(0, 0.3, 2) - (low + high) / 2
-
-
-def _at(contour: Tensor, angle: Tensor) -> Tensor:
-    """The outline's distance at `angle` (n, ...)."""
-    index = (angle * (360 / math.pi)).round().long() % 720
-    return contour.gather(1, index.flatten(1)).view(angle.shape)
 
 
 def _network(draws: Draws, kind: Tensor, x: Tensor, y: Tensor, field) -> Tensor:

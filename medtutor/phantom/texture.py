@@ -157,6 +157,12 @@ def outline(angle: Tensor, amplitude: Tensor, phase: Tensor) -> Tensor:
     return total.clamp(min=0.15)
 
 
+def radius_at(contour: Tensor, angle: Tensor) -> Tensor:
+    """The outline's distance at `angle` (n, ...), from its distances (n, 720) all around."""
+    index = (angle * (360 / math.pi)).round().long() % 720
+    return contour.gather(1, index.flatten(1)).view(angle.shape)
+
+
 def boxes(mask: Tensor) -> Tensor:
     """Boxes (N, K, 4) as x0, y0, x1, y1 in pixels, ends exclusive, of boolean layers (N, K, H, W); NaN where empty."""
     made = []
