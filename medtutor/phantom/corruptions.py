@@ -115,8 +115,8 @@ _EFFECTS = dict(zip(KINDS, (_motion, _metal, _underexposure, _resolution, _contr
 def kernels(hu: Tensor, roi: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
     """The same CT slices (N, S, S) in HU through a soft and a sharp reconstruction kernel, with the noise of one scan.
 
-    First `roi` (N, S, S), such as the mask of a mass, gets a texture of 15 to 70 HU, a patient's own. Soft: a Gaussian of
-    1.2 pixels and little noise. Sharp: an unsharp mask and grain, which neighbouring pixels share.
+    First `roi` (N, S, S), such as the mask of a mass, gets a texture of 15 to 70 HU, a patient's own. Soft: a Gaussian
+    of 1.2 pixels and little noise. Sharp: an unsharp mask and grain, which neighbouring pixels share.
     """
     n, size = hu.shape[:2]
     rough = Draws(n, seed, "kernels", 2).uniform(15, 70).float().view(-1, 1, 1)

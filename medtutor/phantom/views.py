@@ -136,5 +136,5 @@ def occluded(films: Cohort, kind: str = "white", share: float = 0.3, seed: int =
     rows = ((below >= last) & (below < last + share))[:, :, None] & lung.any(2, keepdim=True)
     hidden = rows & (lung.any(1)[:, None] if black else lung)
     alpha = hidden[:, None].float() if black else blur(hidden[:, None].float(), films.image.shape[-1] / 40)
-    return replace(films, image=films.image * (1 - alpha) + (0 if black else 0.8) * alpha,
-                   meta=films.meta | {"hidden": hidden})
+    image = films.image * (1 - alpha) if black else torch.maximum(films.image, 0.9 * alpha)
+    return replace(films, image=image, meta=films.meta | {"hidden": hidden})
