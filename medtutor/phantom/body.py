@@ -176,11 +176,10 @@ class Body:
 
     def sample(self, points: Tensor, modality: str | None = "ct", labelled: bool = True,
                ) -> tuple[Tensor | None, Tensor]:
-        """Values (N, M) of a modality (None: skip) and organ indices (N, M) int64 at `points` in mm, shared (M, 3) or
-        each body's own (N, M, 3). Where organs overlap, the later part wins; 0 is "none of them", and everywhere
-        without `labelled`."""
+        """Values (N, M) of a modality (None: skip) and organ indices (N, M) int64 at shared `points` (M, 3) in mm.
+        Where organs overlap, the later part wins; 0 is "none of them", and everywhere without `labelled`."""
         there = points.double() @ self.frame[:, :3, :3].mT + self.frame[:, None, :3, 3]
-        return self._paint(kernels.probe, there, (self.n, points.shape[-2]), modality, labelled)
+        return self._paint(kernels.probe, there, (self.n, len(points)), modality, labelled)
 
     def ct(self, points: Tensor) -> Tensor:
         """CT values (N, M) in HU at shared `points` (M, 3) in mm."""

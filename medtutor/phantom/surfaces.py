@@ -12,6 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from medtutor.cohort import Cohort
@@ -23,7 +24,7 @@ ORGANS = ("liver", "spleen", "right kidney", "left kidney", "stomach", "heart", 
 SIX = (*ORGANS[:5], "pancreas")  # what `completion` shows
 CHEST, BONES = ORGANS[5:], ("right ribs", "left ribs", "bone", "spine")
 LIFT = 210.0  # mm from the isocentre of the abdomen up to that of the thorax
-CELL = torch.tensor([6.7, 5.0, 9.0]).double()  # mm
+COARSE, FINE = (6.7, 5.0, 9.0), 56  # mm of the voxels (x, y, z) in which an organ is looked for; voxels across it
 
 
 @lru_cache
@@ -62,15 +63,15 @@ def cohort(n: int, size: int = 32, seed: int = 0, organs: tuple[str, ...] = ORGA
         body = bodies[organ in CHEST]
         middle, radius = _star(body, organ, ways)
         mesh = radius[..., None] * ways
-        spacing = 2.06 * mesh.abs().amax((1, 2))[:, None] / size
-        voxels = body.moved(torch.eye(3) * spacing[..., None], -middle / spacing).volume(size, float(size))[1]
+        spacing = 2.06 * mesh.abs().amax((1, 2)) / size
         chance = rows(n, seed, f"surfaces {organ}", 4 * points).double().view(n, points, 4)
         place, normal, area, content = _scattered(mesh, faces, chance)
         place = place + 0.4 * noisy * normal * torch.special.ndtri(chance[..., 3:].clamp(1e-4, 1 - 1e-4))
         meta = {"points": place, "normals": normal, "area_cm2": area / 100, "volume_ml": content / 1000,
-                "spacing": spacing[:, 0], "centre": middle}
-        made.append(Cohort(volume=_is(voxels, body, organ)[:, None].float(), landmark=mesh.float(),
-                           label=torch.full((n,), k), meta={key: value.float() for key, value in meta.items()}))
+                "spacing": spacing, "centre": middle}
+        grid = _near(body, middle, spacing[:, None].expand(n, 3), size, organ)
+        made.append(Cohort(volume=grid[:, None].float(), landmark=mesh.float(), label=torch.full((n,), k),
+                           meta={key: value.float() for key, value in meta.items()}))
     whole, order = Cohort.cat(made), torch.arange(n * len(organs)).view(-1, n).T.reshape(-1)
     units = dict.fromkeys(("landmark", "points", "centre", "spacing"), "mm") | {"area_cm2": "cm^2", "volume_ml": "ml"}
     return replace(whole, patient=whole.patient % n, names={"label": organs}, units=units)[order]
@@ -140,18 +141,17 @@ def shaded(clouds: Cohort, size: int = 64) -> Cohort:
 
 
 def _bodies(n: int, seed: int) -> list[Body]:
-    """Abdomen and thorax of n healthy adults in one frame, in mm: only the parts that name organs, without bones, which
-    would dent the lungs."""
+    """Abdomen and thorax of n healthy adults in one frame, in mm; bones are left out, which would dent the lungs."""
     size, none = Draws(n, seed, "surfaces person", 4).normal(1, 0.06), torch.zeros(n, dtype=torch.bool)
     belly, _ = abdomen.build(Draws(n, seed, "surfaces abdomen", 4096), none, dict.fromkeys(abdomen.PREVALENCE, 0.0),
                              False, None)
-    (chest, _, common, _), made = next(thorax.patients(n, seed, dict.fromkeys(thorax.FINDINGS, 0.0))), []
-    for body, scale, up in ((belly, size, -LIFT / 2), (chest, size * common["meta"]["scale"], LIFT / 2)):
-        named = np.isin(np.array((*body.organs, ""))[body.organ], ("", *BONES), invert=True)
-        body = replace(body, layout=(body.layout[0][named], *body.layout[1:]), weight=body.weight[:, named],
-                       delta={"ct": body.delta["ct"][:, named]}, organ=body.organ[named], whole=body.whole[named])
-        made.append(body.moved(torch.eye(3) / scale[:, None, None], size[:, None] * torch.tensor([0, 0, up])))
-    return made
+    chest, _, common, _ = next(thorax.patients(n, seed, dict.fromkeys(thorax.FINDINGS, 0.0)))
+    soft = np.isin(np.array((*chest.organs, ""))[chest.organ], ("", *BONES), invert=True)
+    chest = replace(chest, layout=(chest.layout[0][soft], *chest.layout[1:]), weight=chest.weight[:, soft],
+                    delta={"ct": chest.delta["ct"][:, soft]}, organ=chest.organ[soft], whole=chest.whole[soft])
+    where = (belly, size, -LIFT / 2), (chest, size * common["meta"]["scale"], LIFT / 2)
+    return [body.moved(torch.eye(3) / scale[:, None, None], size[:, None] * torch.tensor([0, 0, up]))
+            for body, scale, up in where]
 
 
 def _is(label: Tensor, body: Body, organ: str) -> Tensor:
@@ -159,24 +159,26 @@ def _is(label: Tensor, body: Body, organ: str) -> Tensor:
     return torch.tensor([name.startswith(organ) for name in body.organs])[label]
 
 
+def _near(body: Body, middle: Tensor, cell: Tensor, size: int, organ: str) -> Tensor:
+    """The occupancy (N, size, size, size) of an organ in a box of voxels of `cell` (N, 3) mm about a point (N, 3)."""
+    return _is(body.moved(torch.diag_embed(cell), -middle / cell).volume(size, float(size))[1], body, organ)
+
+
 def _star(body: Body, organ: str, ways: Tensor) -> tuple[Tensor, Tensor]:
     """Middle (N, 3) of an organ, the mean of its voxels, and the distance (N, V) in mm from there to where the ray in
-    each direction leaves it for good: to within 8 mm by voxels, then by halving."""
-    voxel = _is(body.volume(60, tuple(60 * c for c in CELL.tolist()[::-1]))[1], body, organ)
-    share, axis = voxel.double() / voxel.sum((1, 2, 3)).view(-1, 1, 1, 1), torch.arange(60).double() - 29.5
-    middle = torch.stack([share.sum(rest) @ axis for rest in ((1, 2), (1, 3), (2, 3))], 1) * CELL
-    radius = torch.full((body.n, len(ways)), 200.0).double()
-    going = radius > 0
-    while going.any():
-        radius -= 2 * going
-        x, y, z = ((middle[:, None] + radius[..., None] * ways) / CELL + 30).long().clamp(0, 59).unbind(-1)
-        going = going & ~voxel[torch.arange(body.n)[:, None], z, y, x] & (radius > 0)
-    radius = (radius - 8).clamp(min=0.5)
-    for halving in range(10):
-        further = radius + 8 / 2**halving
-        there = body.sample(middle[:, None] + further[..., None] * ways, None)[1]
-        radius = torch.where(_is(there, body, organ), further, radius)
-    return middle, radius
+    each direction leaves it for good: where the occupancy of a fine grid, blurred by a voxel, falls through a half."""
+    coarse, axis = torch.tensor(COARSE).double(), torch.arange(60).double() - 29.5
+    voxel = _near(body, torch.zeros(body.n, 3), coarse.expand(body.n, 3), 60, organ).double()
+    shadow = torch.stack([voxel.sum(rest) for rest in ((1, 2), (1, 3), (2, 3))], 1)
+    middle = shadow @ axis / shadow.sum(2) * coarse
+    half = torch.where(shadow > 0, axis * coarse[:, None] - middle[..., None], 0.0).abs().amax(2) + coarse
+    fine = F.avg_pool3d(_near(body, middle, half / (FINE / 2), FINE, organ)[:, None].float(), 3, 1, 1)
+    step = half.norm(dim=1)[:, None] / (2 * FINE)
+    place = ways[:, None] * torch.arange(2 * FINE)[:, None] * (step / half)[:, None, None]
+    seen = F.grid_sample(fine, place[:, None].float(), align_corners=False)[:, 0, 0]
+    last = ((seen >= 0.5) * torch.arange(2 * FINE)).amax(2, keepdim=True).clamp(1, 2 * FINE - 2)
+    inner, outer = seen.gather(2, last), seen.gather(2, last + 1)
+    return middle, (last + (inner - 0.5) / (inner - outer).clamp(min=1e-3)).clamp(min=0.5)[..., 0] * step
 
 
 def _scattered(mesh: Tensor, faces: Tensor, chance: Tensor) -> tuple[Tensor, ...]:
