@@ -120,11 +120,11 @@ def test_depth_of_a_nodule_shows_from_the_side_only():
     front = c.meta["anterior"]
     assert (front[:, 1] == -1).all()
     assert {0, 1} == set(front[:, 0].tolist())
-    depth, spot = c.meta["nodule_mm"][:, 0, 1], c.meta["projection"][:, :, 39]
+    depth, spot = c.landmark[:, 39, 1], c.meta["projection"][:, :, 39]
     assert (depth[front[:, 0] == 1].max() < depth[front[:, 0] == 0].min())
     assert torch.allclose(spot[:, 1, 0], depth * 48 / 400 + 23.5, atol=1e-3)
     assert torch.allclose(spot[:, 0, 1], spot[:, 1, 1])  # the height is the same in both views
-    assert torch.allclose(spot[:, 0, 0], c.meta["nodule_mm"][:, 0, 0] * 48 / 400 + 23.5, atol=1e-3)
+    assert torch.allclose(spot[:, 0, 0], c.landmark[:, 39, 0] * 48 / 400 + 23.5, atol=1e-3)
     text = written(c).report
     assert all(("nodule", "right") in {(f.finding, f.side) for f in facts(c, i)} for i in range(40))
     assert not any(word in t for t in text for word in ("anterior", "posterior", "front", "behind"))

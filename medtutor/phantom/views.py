@@ -24,8 +24,7 @@ ORGANS = ("right lung", "left lung", "heart", "aorta", "trachea", "spine", "righ
 SUPER = {"lungs": ORGANS[:2], "ribs": ORGANS[6:8], "skeleton": (*ORGANS[5:8], "bone"),
          "central": (*ORGANS[2:5], "mediastinum"), "below the diaphragm": ORGANS[9:11]}
 LAYERS = (*ORGANS, "right nodule", "left nodule", *SUPER)  # of the projections
-VERTEBRAE, RIBS = 17, 11
-MARKS = (*(f"vertebra {j}" for j in range(VERTEBRAE)), *(f"{s} rib {j}" for s in thorax.SIDES for j in range(RIBS)),
+MARKS = (*(f"vertebra {j}" for j in range(17)), *(f"{side} rib {j}" for side in thorax.SIDES for j in range(11)),
          *LAYERS[12:14])
 
 
@@ -41,22 +40,21 @@ def cohort(n: int, size: int = 64, seed: int = 0, angles: tuple[float, ...] = (0
     `volume` (n, 1, depth, depth, depth): the CT in HU / 1000 as (z, y, x), feet first, of the cube of `fov` mm that the
     images show too (only a body wider than that differs), and its `mask`, names["mask"]; findings count as the organ
     that holds them. depth=0 leaves both out. `landmark` (n, 41, 3) in mm, NaN where absent: vertebrae from the neck
-    down, the sides of the ribs, nodules.
+    down, the sides of the ribs, the middles of a right and a left nodule.
 
     `meta`: xray (n, V, size, size), the same rays as a film in [0, 1] of a detector that nobody describes: several
     energies, scatter, blur, quantum noise, edge enhancement, gamma, vignetting, a little different for each patient;
     projected (n, V, K, size, size), the rays that cross each of names["projected"]: organs, nodules, and super-classes,
     which are unions; projection (n, V, 41, 2), the landmarks in pixels; anterior (n, 2) 1 for a right and a left nodule
-    in front, 0 behind, -1 absent; nodule_mm (n, 2, 3), their middle; spacing (n,) mm a pixel at the isocentre;
+    in front, 0 behind, -1 absent, which no report tells; spacing (n,) mm a pixel at the isocentre;
     severities, zones, age, sex and so on as in `thorax.cohort`. Raises ValueError as that does, and without angles.
     """
     if not angles:
         raise ValueError("angles must name a direction at least, such as (0.0, 90.0) for PA and lateral")
     bodies, pose, common, _ = next(thorax.patients(n, seed, jitter=jitter, **people))
-    meta, scale, turn, shift = common["meta"], common["meta"]["scale"].double(), *thorax._placed(pose, jitter, 6, 8)
-    shift = shift - turn[:, :, 2] * (thorax.CENTRE * scale)[:, None]
-    bodies = bodies.moved(turn / scale[:, None, None], shift)
-    fine = 2 if size < 96 else 1
+    meta, (turn, shift), fine = common["meta"], thorax._placed(pose, jitter, 6, 8), 2 if size < 96 else 1
+    scale = meta["scale"].double()[:, None]
+    bodies = bodies.moved(turn / scale[..., None], shift - turn[:, :, 2] * thorax.CENTRE * scale)
     line = torch.stack([bodies.film(a, fine * size, fov, source)[0] for a in angles], 1)
     layers = torch.stack([bodies.film(a, size, fov, source, LAYERS[:14])[1] for a in angles], 1)
     union = [layers[:, :, [ORGANS.index(o) for o in parts]].any(2) for parts in SUPER.values()]
@@ -64,11 +62,10 @@ def cohort(n: int, size: int = 64, seed: int = 0, angles: tuple[float, ...] = (0
     right, beam = (marks[..., 0, None] * x + marks[..., 1, None] * y for x, y in (
         (angle.cos(), angle.sin()), (angle.sin(), -angle.cos())))
     seen = torch.stack([right, -marks[..., 2:].expand_as(right)], -1) / (1 + beam / source)[..., None]
-    nodules = marks[:, -2:]
     meta |= {"xray": _film(line, layers[:, :, :2].any(2), meta, seed, noisy),
              "projected": torch.cat([layers, torch.stack(union, 2)], 2),
-             "projection": (seen * size / fov + (size - 1) / 2).transpose(1, 2).float(), "nodule_mm": nodules.float(),
-             "anterior": torch.where(nodules[..., 1].isnan(), -1, (nodules[..., 1] < 14).long()),
+             "projection": (seen * size / fov + (size - 1) / 2).transpose(1, 2).float(),
+             "anterior": torch.where(marks[:, -2:, 1].isnan(), -1, (marks[:, -2:, 1] < 14).long()),
              "spacing": torch.full((n,), fov / size)}
     common["names"] |= {"landmark": MARKS, "projected": LAYERS, "mask": ("background", *ORGANS)}
     if depth:
@@ -93,14 +90,14 @@ def _marks(bodies: Body) -> Tensor:
     made, back = [], torch.linalg.inv(bodies.frame)
     for organ in ("spine", "right ribs", "left ribs", *LAYERS[12:14]):
         part = np.flatnonzero((bodies.organ == bodies.organs.index(organ)) & bodies.whole)
+        if organ.endswith("ribs"):  # the fifth of nine segments of each
+            part = part[44:55]
         quadric = bodies.layout[1][bodies.layout[0][part, 0]]
         if organ == "spine":  # the bodies of the vertebrae are endless cylinders cut by the discs
             part, quadric = (k[bodies.form[0, quadric, 2, 2].numpy() == 0] for k in (part, quadric))
-        elif organ.endswith("ribs"):  # the fifth of nine segments of each
-            part, quadric = part[4 * RIBS : 5 * RIBS], quadric[4 * RIBS : 5 * RIBS]
         place = bodies.centre[:, quadric] @ back[:, :3, :3].mT + back[:, None, :3, 3]
-        place = torch.where(bodies.weight[:, part, None] != 0, place, math.nan)
-        made.append(place if len(part) else place.new_full((bodies.n, 1, 3), math.nan))
+        made.append(torch.where(bodies.weight[:, part, None] != 0, place, math.nan) if len(part)
+                    else place.new_full((bodies.n, 1, 3), math.nan))
     return torch.cat(made, 1)
 
 
@@ -108,10 +105,10 @@ def _film(line: Tensor, lungs: Tensor, meta: dict, seed: int, noisy: bool) -> Te
     """Line integrals (N, V, fine, fine) -> films (N, V, H, W) in [0, 1], bone bright; `lungs` are their masks."""
     (n, v, size, _), draws = lungs.shape, Draws(len(lungs), seed, "views look", 16)
     look = thorax._LOOK[0] + thorax._SPREAD * (3 * torch.eye(11)[4] + draws.normal(0, 0.6, 11).float())  # sharp edges
-    each = {key: meta[key].repeat_interleave(v) for key in ("scale", "girth")}
     hard = -sum(torch.exp(-share * line) / 3 for share in (0.8, 1.0, 1.35)).log()  # soft rays are lost first
-    film = thorax._developed(hard.flatten(0, 1), lungs.flatten(0, 1), look.repeat_interleave(v, 0), seed, "/views",
-                             noisy, each, size)
+    body = {key: meta[key].repeat_interleave(v) for key in ("scale", "girth")}
+    hard, lungs, look = hard.flatten(0, 1), lungs.flatten(0, 1), look.repeat_interleave(v, 0)
+    film = thorax._developed(hard, lungs, look, seed, "/views", noisy, body, size)
     x, y = unit_grid(size)
     return (film.view(n, v, size, size) * (1 - draws.uniform(0.1, 0.4, 1, 1, 1) * (x**2 + y**2) / 2)).float()
 
@@ -135,6 +132,6 @@ def occluded(films: Cohort, kind: str = "white", share: float = 0.3, seed: int =
     last = (1 - share) * draws.uniform()[:, None] if black else torch.zeros(len(films), 1)
     rows = ((below >= last) & (below < last + share))[:, :, None] & lung.any(2, keepdim=True)
     hidden = rows & (lung.any(1)[:, None] if black else lung)
-    alpha = hidden[:, None].float() if black else blur(hidden[:, None].float(), films.image.shape[-1] / 40)
-    image = films.image * (1 - alpha) if black else torch.maximum(films.image, 0.9 * alpha)
+    image = films.image * ~hidden[:, None] if black else torch.maximum(
+        films.image, 0.9 * blur(hidden[:, None].float(), films.image.shape[-1] / 40))
     return replace(films, image=image, meta=films.meta | {"hidden": hidden})
