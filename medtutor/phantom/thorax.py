@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -20,7 +21,7 @@ from medtutor.phantom.thorax_anatomy import DEVICES, ORGANS, STRUCTURES, build
 from medtutor.phantom.thorax_findings import FINDINGS, NAMED, SIDED, SIDES, WHOLE
 
 __all__ = ["COURSES", "CT_CLASSES", "DEVICES", "FINDINGS", "FOV", "ORGANS", "SIDED", "SIDES", "SITES", "STRUCTURES",
-           "WHOLE", "build", "cohort"]
+           "WHOLE", "build", "cohort", "patients"]
 
 CT_CLASSES = ("background", "right lung", "left lung", "heart", "aorta", "trachea", "bone", "mediastinum", "liver",
               "stomach", *SIDED, "edema", "fibrosis", "hernia")
@@ -49,7 +50,7 @@ def cohort(n: int, size: int = 64, seed: int = 0, modality: str = "xray", view: 
            noisy: bool = True, visits: int = 1, course: str | Tensor | None = None,
            age: tuple[float, float] | Tensor = (20, 90), sex: float | Tensor = 0.5, site: int | Tensor | None = None,
            device: dict[str, float | Tensor] | None = None, dose: float | Tensor = 1.0, jitter: float = 1.0,
-           structures: tuple[str, ...] = ()) -> Cohort:
+           structures: tuple[str, ...] = (), nodes: tuple[int, int, int] | None = None) -> Cohort:
     """n patients with `visits` images each, rows in the order of `patient`, then `visit`; patient i depends on `seed`
     and i only.
 
@@ -60,7 +61,8 @@ def cohort(n: int, size: int = 64, seed: int = 0, modality: str = "xray", view: 
     reaches behind heart and diaphragm, and it contains its findings. "cardiomegaly" is the heart where it is large,
     "emphysema" both lungs. `landmark` (N, 48, 2): outlines in pixels of what one sees of right lung and left lung
     beside the heart and above the diaphragm, and of the heart: 16 points each, at equal angles around the middle of
-    the structure, clockwise from the top.
+    the structure, clockwise from the top. `nodes`, such as (24, 24, 16), gives each outline so many instead, those of
+    the lungs more evenly spaced (see `views.rings`).
     modality "ct": `image` (N, 1, size, size) or, with kind="volume", `volume` (N, 1, size, size, size), both in
     HU / 1000, with class `mask` (N, size, size) or (N, size, size, size), names["mask"]. A slice is at `level`: mm,
     (N,) mm, "apex", "hilum" or "heart"; None takes the level of the patient's first sided finding, else a random one.
@@ -80,12 +82,34 @@ def cohort(n: int, size: int = 64, seed: int = 0, modality: str = "xray", view: 
     """
     if modality not in ("xray", "ct") or kind not in ("slice", "volume"):
         raise ValueError(f'need modality "xray" or "ct", kind "slice" or "volume", but got {modality!r}, {kind!r}')
-    unknown = (set(device or ()) - set(DEVICES)) | (set(structures) - set(STRUCTURES))
-    if unknown:
-        raise ValueError(
-            f"unknown {', '.join(sorted(unknown))}; devices are {', '.join(DEVICES)}; structures are "
-            f"{', '.join(STRUCTURES)}"
-        )
+    if set(structures) - set(STRUCTURES):
+        raise ValueError(f"unknown {', '.join(sorted(set(structures) - set(STRUCTURES)))}; structures are "
+                         f"{', '.join(STRUCTURES)}")
+    rows = []
+    for k, (bodies, pose, common, heights) in enumerate(patients(
+            n, seed, prevalence, severity, marker, visits, course, age, sex, site, device, jitter,
+            modality == "xray" and view in ("PA", "AP"))):
+        stream = f"/{k}" if k else ""
+        if modality == "xray":
+            rows.append(_radiographs(bodies, size, seed, stream, view, noisy, jitter, structures, nodes, pose, common))
+        else:
+            rows.append(_tomograms(bodies, size, seed, stream, kind, level, noisy, jitter, dose, pose, common, heights))
+    order = torch.arange(n * visits).view(visits, n).T.reshape(-1)
+    whole = Cohort.cat(rows)
+    return replace(whole, patient=whole.patient % n)[order]
+
+
+def patients(n: int, seed: int = 0, prevalence: dict[str, float] | None = None,
+             severity: dict[str, Tensor] | None = None, marker: float | Tensor | None = None, visits: int = 1,
+             course: str | Tensor | None = None, age: tuple[float, float] | Tensor = (20, 90),
+             sex: float | Tensor = 0.5, site: int | Tensor | None = None,
+             device: dict[str, float | Tensor] | None = None, jitter: float = 1.0, arms: bool = False,
+             ) -> Iterator[tuple[Body, Draws, dict, dict[str, Tensor]]]:
+    """The patients of `cohort` at each visit, whom another camera may want to see: their bodies in an adult's frame,
+    not yet placed, the draws left for their pose, the columns of a `Cohort` that hold for any picture (label, names,
+    meta, visit), and the heights of sided findings (N, 2) in mm."""
+    if unknown := set(device or ()) - set(DEVICES):
+        raise ValueError(f"unknown {', '.join(sorted(unknown))}; devices are {', '.join(DEVICES)}")
     person = Draws(n, seed, "person", 128)
     grades, courses = _severities(n, person, prevalence, severity, visits, course)
     years = person.uniform()
@@ -94,27 +118,19 @@ def cohort(n: int, size: int = 64, seed: int = 0, modality: str = "xray", view: 
              "site": (person.uniform() * len(SITES)).long() if site is None else torch.as_tensor(site).expand(n)}
     facts |= {f"device_{name}": _choose(person, (device or {}).get(name)) for name in DEVICES}
     facts["course"], deep = courses, person.normal(0, 0.35)
-    rows = []
     for k in range(visits):
-        now, stream = {f: s[:, k] for f, s in grades.items()}, f"/{k}" if k else ""
-        pose, meta = Draws(n, seed, f"pose{stream}", 64), dict(facts)
+        now = {f: s[:, k] for f, s in grades.items()}
+        pose, meta = Draws(n, seed, f"pose/{k}" if k else "pose", 64), dict(facts)
         meta["breath"] = (deep + jitter * pose.normal(0, 0.3)).float()
-        frontal = modality == "xray" and view in ("PA", "AP")
         bodies, known = build(Draws(n, seed, "thorax", 1400), now, years, facts["sex"] > 0, meta["breath"].double(),
-                              {name: facts[f"device_{name}"] for name in DEVICES}, frontal)
+                              {name: facts[f"device_{name}"] for name in DEVICES}, arms)
         heights = {f: known.pop(f"z_{f}") for f in SIDED}
         meta |= known | {f"zone_{f}": torch.full((n,), -1) for f in WHOLE}
         meta |= {f"severity_{f}": s for f, s in now.items()}
         meta = {key.replace(" ", "_"): v.float() if v.is_floating_point() else v for key, v in meta.items()}
         label = torch.stack([(now[f] > 0).view(n, -1).any(1) for f in FINDINGS], 1).float()
         common = {"label": label, "names": {"label": FINDINGS}, "meta": meta, "visit": torch.full((n,), k)}
-        if modality == "xray":
-            rows.append(_radiographs(bodies, size, seed, stream, view, noisy, jitter, structures, pose, common))
-        else:
-            rows.append(_tomograms(bodies, size, seed, stream, kind, level, noisy, jitter, dose, pose, common, heights))
-    order = torch.arange(n * visits).view(visits, n).T.reshape(-1)
-    whole = Cohort.cat(rows)
-    return replace(whole, patient=whole.patient % n)[order]
+        yield bodies, pose, common, heights
 
 
 def _choose(draws: Draws, value: float | Tensor | None) -> Tensor:
@@ -163,7 +179,7 @@ def _severities(n: int, draws: Draws, prevalence: dict | None, given: dict | Non
 
 
 def _radiographs(bodies: Body, size: int, seed: int, stream: str, view, noisy: bool, jitter: float,
-                 structures: tuple[str, ...], pose: Draws, common: dict) -> Cohort:
+                 structures: tuple[str, ...], nodes: tuple[int, int, int] | None, pose: Draws, common: dict) -> Cohort:
     meta, label = common["meta"], common["label"]
     look = _LOOK[meta["site"]]
     look = look + _SPREAD * pose.normal(0, 1, look.shape[1]).float() * (jitter if noisy else 0)
@@ -179,7 +195,7 @@ def _radiographs(bodies: Body, size: int, seed: int, stream: str, view, noisy: b
     unseen = replace(bodies, delta={"ct": 0 * bodies.delta["ct"]})  # only parts of the wanted organs are drawn
     masks = unseen.film(view, size, FOV, source, wanted)[1]
     line = line * (meta["scale"] / zoom.float())[:, None, None]
-    landmark = _outlines(masks)
+    landmark = _outlines(masks, nodes)
     part = dict(zip(wanted, masks.unbind(1), strict=True))
     named = {f: part[f"right {f}"] | part[f"left {f}"] if f in SIDED else part.get(f) for f in FINDINGS}
     on = (label > 0)[..., None, None]
@@ -189,7 +205,8 @@ def _radiographs(bodies: Body, size: int, seed: int, stream: str, view, noisy: b
     image = _developed(line, masks[:, :2].any(1), look, seed, stream, noisy, meta, size)
     image = _framed(image, look, pose, meta, noisy)
     common["names"] |= {"mask": (*wanted[:3], *FINDINGS, *structures),
-                        "landmark": tuple(f"{o} {j}" for o in wanted[:3] for j in range(OUTLINE))}
+                        "landmark": tuple(f"{o} {j}" for o, count in zip(wanted, nodes or 3 * (OUTLINE,), strict=False)
+                                          for j in range(count))}
     meta["spacing"] = (FOV / size * meta["scale"] / zoom).float()
     return Cohort(image=image[:, None], mask=layers, box=boxes(layers[:, 3 : 3 + len(FINDINGS)]), landmark=landmark,
                   units={"image": "log exposure, window 0 to 1, bone bright", "box": "pixels", "landmark": "pixels"},
@@ -297,20 +314,24 @@ def _stamps() -> Tensor:
     return out
 
 
-def _outlines(masks: Tensor) -> Tensor:
-    """(N, 48, 2) in pixels of the masks, whose first five are right lung, left lung, heart, liver and stomach."""
+def _outlines(masks: Tensor, nodes: tuple[int, int, int] | None) -> Tensor:
+    """(N, sum of nodes or 48, 2) in pixels of the masks, whose first five are right lung, left lung, heart, liver and
+    stomach."""
     lungs = masks[:, :2] & ~masks[:, 2:3] & ~masks[:, 3:5].any(1, keepdim=True)
     shapes, size = torch.cat([lungs, masks[:, 2:3]], 1).float(), masks.shape[-1]
     axis, total = torch.arange(size) + 0.5, shapes.sum((2, 3)).clamp(min=1)
     middle = torch.stack([(shapes.sum(2) * axis).sum(-1) / total, (shapes.sum(3) * axis).sum(-1) / total], -1)
-    angle = torch.arange(OUTLINE) * 2 * math.pi / OUTLINE
-    way, radii = torch.stack([angle.sin(), -angle.cos()], -1), torch.arange(0, 0.75 * size, 0.25)
-    points = middle[:, :, None, None] + way[:, None] * radii[:, None]
-    n, k = shapes.shape[:2]
-    where = points.view(n * k, OUTLINE, -1, 2) * 2 / size - 1
-    seen = F.grid_sample(shapes.view(n * k, 1, size, size), where, align_corners=False)
-    last = (seen[:, 0] > 0.5).cumprod(-1).sum(-1).view(n, k, OUTLINE) * 0.25  # the first step out of the structure
-    return (middle[:, :, None] + way * last[..., None]).view(n, -1, 2)
+    radii, made = torch.arange(0, 0.75 * size, 0.25), []
+    for k, count in enumerate(nodes or 3 * (OUTLINE,)):
+        angle = torch.arange(count) * 2 * math.pi / count
+        way = torch.stack([angle.sin(), -angle.cos()], -1)
+        if nodes and k < 2:  # a lung is long
+            way = F.normalize(way * torch.tensor([1.0, 2.0]), dim=1)
+        points = middle[:, k, None, None] + way[:, None] * radii[:, None]
+        seen = F.grid_sample(shapes[:, k : k + 1], points * 2 / size - 1, align_corners=False)
+        last = (seen[:, 0] > 0.5).cumprod(-1).sum(-1) * 0.25  # the first step out of the structure
+        made.append(middle[:, k, None] + way * last[..., None])
+    return torch.cat(made, 1)
 
 
 def _tomograms(bodies: Body, size: int, seed: int, stream: str, kind: str, level, noisy: bool, jitter: float, dose,
