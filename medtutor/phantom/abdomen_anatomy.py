@@ -22,14 +22,14 @@ MODALITIES = {"ct": -1000.0, "mr": 0.0, "mr-t1": 0.0, "arterial": -1000.0, "dela
 # HU in the portal venous phase, signal in T2-like and T1-like MR, HU in the arterial and the delayed phase (if changed).
 # Seen through -160 to 240 HU, pancreas, liver and kidney are in T1 what kidney, spleen and pancreas are in CT.
 TISSUE = {
-    "fat": (-100, 0.16, 0.95), "muscle": (58, 0.27, 0.40), "bone": (260, 0.20, 0.12), "marrow": (150, 0.26, 0.55),
+    "fat": (-100, 0.16, 0.82), "muscle": (58, 0.27, 0.40), "bone": (260, 0.20, 0.12), "marrow": (150, 0.26, 0.55),
     "canal": (25, 0.95, 0.15), "liver": (112, 0.46, 0.71, 72, 98), "spleen": (125, 0.62, 0.47, 140, 108),
     "kidney": (190, 0.74, 0.64, 205, 160), "sinus": (-40, 0.34, 0.80), "pancreas": (95, 0.50, 0.875, 110, 82),
     "stomach": (28, 0.86, 0.22), "gas": (-900, 0.02, 0.02), "blood": (165, 0.06, 0.10, 300, 130),
     "cava": (140, 0.12, 0.14, 80, 128), "bowel": (40, 0.55, 0.36), "liver tumour": (62, 0.64, 0.5),
     "kidney tumour": (95, 0.52, 0.5),
     "medulla": (145, 0.84, 0.48, 95, 165), "gut wall": (82, 0.42, 0.5, 95, 78), "bile": (12, 0.97, 0.30),
-    "skin": (20, 0.3, 0.4), "rib": (380, 0.16, 0.14), "disc": (85, 0.40, 0.30), "lung": (-830, 0.04, 0.04),
+    "skin": (20, 0.3, 0.4), "rib": (380, 0.16, 0.14), "disc": (85, 0.40, 0.30), "cartilage": (118, 0.35, 0.3), "lung": (-830, 0.04, 0.04),
     "vein": (172, 0.10, 0.16, 90, 135), "adrenal": (80, 0.45, 0.6, 110, 65), "heart": (150, 0.2, 0.3, 220, 125),
     "gland": (30, 0.5, 0.4), "solid": (88, 0.55, 0.35, 105, 80), "dark": (52, 0.45, 0.5, 45, 62),
     "rim": (150, 0.68, 0.55, 165, 130), "necrosis": (48, 0.88, 0.28, 42, 55), "fluid": (8, 0.97, 0.15),
@@ -89,16 +89,16 @@ def _mark(p: SimpleNamespace, name: str, centre: tuple, radii: tuple, turn: Tens
 def _shell(p: SimpleNamespace) -> None:
     """Breasts, skin, fat, wall with ribs, the cavity, the spine with discs, muscles of the back and the belly."""
     add, u, ball, inf = p.add, p.u, p.ball, math.inf
-    p.fat, wide, deep, sides = u(7, 24), u(-5, 5), u(-5, 5), (-1, 1)
+    p.fat, wide, deep, sides = u(6, 20), u(-5, 5), u(-5, 5), (-1, 1)
 
     def oval(more, x=140.0, y=104.0, middle=-1.0) -> Shape:
         x, y = x + wide + more, y + deep + more
         return ball((0, middle, 20), (x, y * 1.22, 640)) & ball((0, middle, 20), (x * 1.3, y, 640))
 
-    front, size = -116 - p.fat / 2, (u(46, 56), u(38, 46), u(46, 54))
-    add([ball((s * 72, front, 165), size) for s in sides], "skin", "breast", p.female)
-    add([ball((s * 72, front, 165), tuple(r - 2 for r in size)) for s in sides], "fat", "breast", p.female)
-    add([ball((s * 72, front - 14, 164), (u(18, 30), u(14, 22), u(20, 28))) for s in sides], "gland", "breast", p.female)
+    front, size = -110 - p.fat / 2, (u(50, 60), u(34, 42), u(46, 54))
+    add([ball((s * 76, front, 165), size) for s in sides], "skin", "breast", p.female)
+    add([ball((s * 76, front, 165), tuple(r - 2 for r in size)) for s in sides], "fat", "breast", p.female)
+    add([ball((s * 76, front - 14, 164), (u(18, 30), u(14, 22), u(20, 28))) for s in sides], "gland", "breast", p.female)
     add(oval(p.fat + 2), "skin")
     add(oval(p.fat), "fat")
     add(oval(0), "muscle")
@@ -122,23 +122,33 @@ def _shell(p: SimpleNamespace) -> None:
     add(ball((0, 65, 0), (15, 13, inf)), "bone", "vertebra")
     add(ball((0, 65, 0), (9.5, 8, inf)), "canal")
     for s in sides:
-        for k in range(11):  # ribs fall from the spine to the front
-            angles = torch.linspace(-55, (140 if k < 9 else 60 if k < 10 else 20), 8).deg2rad()
+        for k, end in enumerate((130, 130, 130, 130, 130, 125, 115, 105, 85, 45, 5)):  # they fall from back to front
+            angles = torch.linspace(-55, end, 9).deg2rad()
             line = [(s * (133.5 + wide) * math.cos(a), -4 - (96.5 + deep) * math.sin(a),
                      first + 200 - 24 * k - 28 * float(a - angles[0])) for a in angles.tolist()]
-            add(p.pipe(line, 5.0), "rib", "rib")
+            rods, hard = p.pipe(line, 5.0), 6 if end > 100 else 8
+            add(rods[:hard], "rib", "rib")
+            if hard < 8:
+                add(rods[hard:], "cartilage")
 
 
 def _chest(p: SimpleNamespace) -> None:
     """Lungs that reach down behind the domes of the diaphragm, heart."""
     u, ball, sides = p.u, p.ball, (-1, 1)
     p.add([ball((s * 67, -6, 60), (57, 84, 200)) & p.cavity & p.cut((-s, 0.5, 0), (s * 15, 0, 0)) & p.cut(
-        (0, -0.6, -1), (0, 0, 62)) for s in sides], "lung", "lung")
-    p.add([rod for s in sides for x, y, z in ((60, 40, 110), (80, -10, 120), (70, 20, 180), (50, -40, 185), (60, -30, 125))
-           for rod in p.pipe([(s * 18, 0, 165), (s * (x + u(-9, 9)), y, z)], 3.5)], "vein", "lung")
+        (-s * 0.25, -0.4, -1), (s * 60, 0, 57)) for s in sides], "lung", "lung")
+    for root in ((s * 18, 0, z) for s in sides for z in (120, 150, 180)):
+        ends = ((root[0] * x + u(-9, 9), y + u(-9, 9), root[2] + z) for x, y, z in
+                ((3.6, 44, -30), (5.2, 30, 0), (5.4, -14, -8), (4.2, -46, 4), (4.0, 52, 22)))
+        p.add([p.pipe([root, end], 2.8)[0] for end in ends], "vein", "lung")
     p.dome = [ball((-63, -6, 10 + u(-4, 4)), (63, 86, 92)), ball((60, -6, 6 + u(-4, 4)), (64, 84, 84))]
     p.add([dome & p.cavity for dome in p.dome], "fat")
-    p.add(ball((16, -34, 150), (52, 46, 50), p.turn(-25)) & p.cavity, "heart", "heart")
+    p.add(ball((0, -10, 170), (24, 50, 70)) & p.cavity, "fat")  # mediastinum
+    p.add(ball((6, 4, 160), (u(10, 12), u(10, 12), 70)), "blood", "aorta")
+    turn, x = p.turn(-30), u(-4, 4)
+    p.add(ball((14 + x, -36, 140), (52, 42, 52), turn) & p.cavity, "solid", "heart")
+    p.add([ball((34 + x, -34, 138), (21, 17, 32), turn), ball((-4 + x, -54, 140), (25, 15, 34), turn),
+           ball((8 + x, -14, 158), (24, 12, 24), turn), ball((-22 + x, -32, 152), (14, 18, 28))], "heart", "heart")
 
 
 def _liver(p: SimpleNamespace) -> None:
@@ -148,7 +158,7 @@ def _liver(p: SimpleNamespace) -> None:
     right = _mark(p, "liver", (-68 + u(-4, 4), -2, 32), (u(56, 64), u(74, 82), u(66, 74)))
     left = ball((-16, -46, 44), (u(54, 64), u(32, 40), u(36, 44)), p.turn(u(-8, 4))) & p.cut((0.35, 0.94, 0), (0, -10, 0))
     p.lobes = [right & cavity & p.dome[0], left & cavity & below]
-    tip = ball((-90, 12, -14 + u(-8, 4)), (u(30, 36), u(44, 52), u(52, 64)), p.turn(8)) & cavity & p.dome[0]
+    tip = ball((-90, 10, -10 + u(-8, 6)), (u(30, 36), u(44, 52), u(42, 56)), p.turn(8)) & cavity & p.dome[0]
     wing = ball((36, -62, 56), (u(30, 48), u(16, 22), u(20, 26)), p.turn(18)) & cavity & below
     add([*p.lobes, tip, wing], "liver", "liver")
     x, y, z = (u(-5, 5) for _ in range(3))
@@ -162,15 +172,19 @@ def _liver(p: SimpleNamespace) -> None:
             (1, ((-18, -30, 78), (0, -44 + x, 66), (26, -62 + z, 56)), (4.6, 3.6)),
             (1, ((-28, -26, 40), (-12, -46 + y, 46), (16, -58 + x, 52)), (5.5, 4.2))):
         add([rod & p.lobes[lobe] for rod in p.pipe(line, radius)], "vein", "liver vessels")
+    for x, y, z in ((-100, -30, 54), (-76, 50, 48), (-52, -40, 20), (-104, 10, 18), (-80, 20, 64), (-60, 40, 20), (-46, -66, 52)):
+        twig = [(x + u(-8, 8), y + u(-8, 8), z + u(-8, 8)) for _ in range(2)]
+        add([rod & p.lobes[0] for rod in p.pipe([*twig, (twig[1][0] - 8, y + u(-8, 8), z + 20)], (2.8, 2.2))], "vein",
+            "liver vessels")
     abdomen_lesions.add_to_liver(p)
     add(ball((-2, -64, 40), (2.2, 26, 24), p.turn(u(8, 24))), "fat")
     place, turn = (-46 + u(-6, 6), -46 + u(-6, 4), -4 + u(-6, 6)), p.turn(u(-30, 10)) @ p.turn(-25, "x")
     large = u(0.85, 1.15)
     for thin, tissue in ((0, "gut wall"), (2, "bile")):
         add(ball(place, [large * r - thin for r in (14, 17, 28)], turn) & cavity, tissue, "gallbladder")
-    spleen = _mark(p, "spleen", (95, 24, 44 + u(-6, 6)), (u(24, 29), u(38, 45), u(38, 46)), p.turn(u(8, 24)))
+    spleen = _mark(p, "spleen", (92, 22, 42 + u(-6, 6)), (u(29, 35), u(42, 49), u(42, 52)), p.turn(u(8, 24)))
     add(spleen & cavity & p.dome[1], "spleen", "spleen")
-    add(ball((68, 10, 40), (u(18, 22), u(26, 32), 36), p.turn(20)), "fat")
+    add(ball((66, 6, 36), (u(16, 21), u(24, 30), 44), p.turn(20)), "fat")
 
 
 def _gut(p: SimpleNamespace) -> None:
@@ -190,17 +204,17 @@ def _gut(p: SimpleNamespace) -> None:
     hollow(*antrum, 5.0, "stomach", u(-8, -2), 0.6, "stomach")
     hollow(*body, 5.0, "stomach", u(-24, -6), 0.9, "stomach")
     gullet = [(2, -8, 230), (2, -8, 110), (14 + u(-3, 3), -10, 84), (34, -14, 66)]
-    p.add(p.pipe(gullet, u(8, 10)), "gut wall", "oesophagus")
+    p.add(p.pipe(gullet, u(8, 10, 1)), "gut wall", "oesophagus")
     p.add(p.pipe(gullet, 2.6), "gas", "oesophagus")
-    for z in (-34, -66, -98):
+    for z in (-6, -34, -66, -98):
         for y in (-58, -22):
-            for x in (-44, -6, 32, 66):
+            for x in (38, 68) if z > -30 else (-44, -6, 32, 66):
                 hollow((x + u(-7, 7), y + u(-6, 6), z + u(-6, 6)), (u(14, 22), u(12, 15), u(14, 17)), turn(u(-70, 70)), 2.6,
                        "bowel", u(-6, 6), 0.15, "bowel")
     for x, y, z, rx, ry, rz, tilt in (
-            (-100, 8, -34, 19, 21, 19, 0), (-98, 6, -62, 22, 23, 19, 0), (-96, 4, -92, 22, 24, 20, 0),
+            (-98, 4, -54, 19, 21, 19, 0), (-98, 6, -78, 22, 23, 19, 0), (-96, 4, -106, 22, 24, 20, 0),
             (102, 26, -6, 14, 15, 24, 0), (100, 30, -44, 14, 15, 24, 0), (98, 28, -84, 13, 14, 24, 0),
-            (-78, -50, -26, 24, 17, 17, -35), (-42, -70, -34, 24, 16, 17, -15), (-4, -74, -38, 22, 16, 17, 0),
+            (-80, -44, -40, 24, 17, 17, -35), (-42, -70, -38, 24, 16, 17, -15), (-4, -74, -38, 22, 16, 17, 0),
             (36, -70, -32, 24, 16, 17, 15), (74, -50, -16, 24, 16, 17, 35)):
         hollow((x + u(-4, 4), y + u(-4, 4), z + u(-4, 4)), [r * u(0.85, 1.1) for r in (rx, ry, rz)], turn(tilt), 2.8,
                "bowel", u(-8, 8), 0.75, "colon")
@@ -222,6 +236,10 @@ def _retroperitoneum(p: SimpleNamespace) -> None:
                          ([(-6, -14 + y, 6), (-4, -22, -24), (-2, -26, -60)], 5.4)):
         add(p.pipe(line, radius), "vein", "portal and splenic veins")
     add(p.pipe([(6, -4, 6), (6, -16, -16), (4, -20, -60)], 3.2), "blood")
+    for x, y, z in ((-66, -30, -48), (-40, -48, -60), (-24, -62, -36), (8, -64, -54), (36, -56, -30), (58, -34, -46),
+                    (84, -10, -40), (62, -54, -70), (-56, -50, -80), (30, -30, -84)):  # of the mesentery
+        root = (u(-6, 6), -24, -20 + z / 4)
+        add(p.pipe([root, (x * 0.6 + u(-8, 8), y * 0.6 - 12 + u(-8, 8), z * 0.8), (x, y, z + u(-6, 6))], (2.4, 1.7)), "vein")
     p.kidneys = {}
     for side, name in ((-1, "right kidney"), (1, "left kidney")):
         for x, y, bend in ((35, 15, 35), (41, 20, -20)):

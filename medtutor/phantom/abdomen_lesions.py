@@ -90,10 +90,11 @@ def _mass(p: SimpleNamespace, look: tuple, kind: str, site: tuple[Tensor, Tensor
               "blood", organ, on)
 
 
-def _record(p: SimpleNamespace, kind: str, radius: Tensor, zone: Tensor | None = None, on: Tensor | None = None) -> None:
-    """Keep severity (from the size) and zone of a kind; of a sided one `on` is (N, 2), right first."""
+def _record(p: SimpleNamespace, kind: str, radius: Tensor, zone: Tensor | None = None, on: Tensor | None = None,
+            limit: float = 15.0) -> None:
+    """Keep severity (the radius, from 6 mm to `limit`) and zone of a kind; of a sided one `on` is (N, 2), right first."""
     on = p.has[kind] if on is None else on
-    key, grade = kind.replace(" ", "_"), (radius / LARGEST).clamp(0.05, 1).view(-1, *[1] * (on.ndim - 1))
+    key, grade = kind.replace(" ", "_"), ((radius - 6) / (limit - 6)).clamp(0.05, 1).view(-1, *[1] * (on.ndim - 1))
     zone = torch.full_like(radius, -1) if zone is None else zone
     p.known[f"severity_{key}"] = torch.where(on, grade, 0.0).float()
     p.known[f"zone_{key}"] = torch.where(on, zone.view(grade.shape), -1).long()
@@ -134,7 +135,7 @@ def add_to_liver(p: SimpleNamespace) -> None:
                 _mass(p, (tissue, None, 0, False), "", site, on, f"liver tumour/{k}", clip, spiky[:, k])
     z, size = place[..., 2] / p.scale[:, None], torch.bucketize(radius, torch.tensor(SIZES, dtype=radius.dtype))
     for kind in _IN_SLOTS["liver"]:
-        _record(p, kind, radius[:, first[kind]], _third(z[:, first[kind]], 25, 52))
+        _record(p, kind, radius[:, first[kind]], _third(z[:, first[kind]], 25, 52), None, LARGEST)
     told = torch.stack([size, hyper.long(), spiky.long(), 0 * size, lobe.long(), _third(z, 25, 52).long()], -1)
     p.told = torch.where(here[..., None], told, -1)
 
@@ -150,7 +151,7 @@ def add(p: SimpleNamespace) -> dict[str, Tensor]:
     colon = torch.tensor([[-100, -4, -62], [102, 22, -46], [-42, -64, -34]])[(u() * 3).long()].double()
     lung = u(68, 88), u(-5, 30), u(120, 144)
     stomach, breast, gullet = (30 + u(-6, 6), -40 + u(-6, 6), 36 + u(-8, 8)), (72 + u(-14, 14), u(-2, 8)), u(88, 100)
-    sites = ((0, at(side[0] * lung[0], *lung[1:])), (1, at(side[1] * breast[0], breast[1] - 134 - p.fat / 2, 165)),
+    sites = ((0, at(side[0] * lung[0], *lung[1:])), (1, at(side[1] * breast[0], breast[1] - 124 - p.fat / 2, 165)),
              (2, at(4, -11, gullet)), (3, at(*stomach)), (4, place), (7, colon * p.scale[:, None]))
     for slot, (k, where) in enumerate(sites):
         site = where, radius[:, slot] * (1.0, 0.9, 0.9, 1.1, 0.9, 1.1)[slot] * p.scale, u(0, 1, 12)
