@@ -1,24 +1,24 @@
 """Lesions of the abdomen: eight cancers, a look-alike of each at the same place, rare kinds, and described lesions.
 
 What a lesion looks like does not say what it is: a rim around a dark core is a tumour in the liver and a cyst in a
-kidney, an even dark ball the other way round.
+kidney, an even dark ball the other way round. The atlas, abdomen.yml, has looks and places.
 """
 
 from __future__ import annotations
 
+from importlib.resources import files
 from types import SimpleNamespace
 
 import torch
+import yaml
 from torch import Tensor
 
 from medtutor.phantom.body import Shape, ellipsoid, rotation
 
-CANCERS = ("lung tumour", "breast tumour", "oesophageal tumour", "gastric tumour", "pancreatic tumour", "liver tumour",
-           "kidney tumour", "colorectal tumour")
-MIMICS = ("lung granuloma", "breast cyst", "oesophageal leiomyoma", "gastric polyp", "pancreatic cyst", "liver cyst",
-          "kidney cyst", "colonic polyp")
-RARE = ("ring lesion", "calcified lesion", "striped lesion")
-KINDS = (*CANCERS, *MIMICS, "liver haemangioma", *RARE)
+ATLAS = yaml.load(files("medtutor.phantom").joinpath("abdomen.yml").read_text(encoding="utf-8"),
+                  getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+KINDS = tuple(ATLAS["lesions"])
+CANCERS, MIMICS, RARE = KINDS[:8], KINDS[8:16], KINDS[17:]
 ORGANS = ("spleen", "right kidney", "left kidney", "gallbladder", "oesophagus", "liver", "stomach", "aorta", "vena cava",
           "portal and splenic veins", "pancreas", "right adrenal gland", "left adrenal gland")  # in the order of BTCV
 _FIRST = ("background", "liver", "spleen", "right kidney", "left kidney", "pancreas", "stomach", "aorta", "vertebra",
@@ -26,33 +26,22 @@ _FIRST = ("background", "liver", "spleen", "right kidney", "left kidney", "pancr
           "colon", "bowel", "lung", "heart", "breast", "psoas", "rib")
 CLASSES = (*_FIRST, *(kind for kind in KINDS if kind not in _FIRST))
 SLOTS = ("liver 1", "liver 2", "liver 3", "liver 4", "right kidney", "left kidney")  # of lesions one can point at
-PREVALENCE = dict.fromkeys(KINDS[:16], 0.1) | {"liver tumour": 0.5, "kidney tumour": 0.3, "liver cyst": 0.2,
-                                               "kidney cyst": 0.2} | dict.fromkeys(KINDS[16:], 0.0)
+PREVALENCE = dict.fromkeys(KINDS[:16], 0.1) | dict.fromkeys(KINDS[16:], 0.0) | {
+    "liver tumour": 0.5, "kidney tumour": 0.3, "liver cyst": 0.2, "kidney cyst": 0.2}
 ATTRIBUTES = {"size": ("small", "medium", "large"), "density": ("hypodense", "hyperdense"),
               "border": ("smooth", "spiculated"), "organ": ("liver", "right kidney", "left kidney"),
               "lobe": ("right", "left"), "level": ("near the dome", "middle", "low")}
-SIZES = (11.0, 18.0)  # mm: radii from which a lesion is medium, large
-LARGEST = 32.0
-# The tissue, that of the core and its share of the radius, whether needles stick out.
-LOOKS = dict(zip(KINDS, (
-    ("solid", None, 0, True), ("solid", None, 0, True), ("solid", "gas", 0.4, True), ("solid", "stomach", 0.5, True),
-    ("dark", None, 0, True), ("rim", "necrosis", 0.72, False), ("necrosis", None, 0, False), ("solid", "gas", 0.45, True),
-    ("solid", "calcium", 0.6, False), ("gut wall", "fluid", 0.82, False), ("solid", None, 0, False),
-    ("solid", None, 0, False), ("gut wall", "fluid", 0.82, False), ("necrosis", None, 0, False),
-    ("rim", "necrosis", 0.72, False), ("solid", None, 0, False), ("fill-in", None, 0, False),
-    ("blood", "liver", 0.62, False), ("calcium", None, 0, False), ("dark", None, 0, False)), strict=True))
-_IN_SLOTS = {"liver": ("liver tumour", "liver cyst", "liver haemangioma", *RARE), "kidney": ("kidney tumour", "kidney cyst")}
-FINE = tuple(f"{kind}/{k}" for k, slot in enumerate(SLOTS) for kind in _IN_SLOTS[slot.split()[-1 if k > 3 else 0]])
-# Where the liver's lesions are: x, y, z in mm, the largest radius, the lobe.
-_SECTORS = torch.tensor([[-90, -4, 40, LARGEST, 0], [-72, 42, 34, 17, 0], [-64, -56, 42, 20, 0], [-8, -52, 46, 19, 1]],
-                        dtype=torch.float64)
+SIZES = torch.tensor([11.0, 18.0], dtype=torch.float64)  # mm: radii from which a lesion is medium, large
+_OF = {organ: tuple(kind for kind in KINDS if ATLAS["lesions"][kind][0] == organ) for organ in ("liver", "kidney")}
+FINE = tuple(f"{kind}/{k}" for k in range(6) for kind in _OF["kidney" if k > 3 else "liver"])
+_SIDES, _BOUNDS = torch.tensor([[False, True]]), {"liver": (25, 52), "kidney": (-12, 12), "lung": (127, 136)}
 
 
 def plan(p: SimpleNamespace, prevalence: dict[str, float], lesions: tuple[int, int] | None, level: Tensor | None,
          phases: bool) -> None:
-    """Choose what every patient has: `p.has` {kind: (N,)} for the sites of the eight organs, and draw the sites."""
-    p.has, p.known, p.lesions, p.looks = {}, {}, lesions, dict(LOOKS)
-    p.level = None if level is None or lesions is None else level / p.scale
+    """Choose what every patient has: `p.has` {kind: (N,)}, and the sex."""
+    p.has, p.known, p.lesions, p.looks = {}, {}, lesions, {k: look[1:] for k, look in ATLAS["lesions"].items()}
+    p.level = None if level is None or lesions is None else level / p.scale[:, 2]
     if phases:
         p.looks["liver tumour"] = "wash-out", None, 0, False
     for cancer, mimic in zip(CANCERS, MIMICS, strict=True):
@@ -65,11 +54,10 @@ def plan(p: SimpleNamespace, prevalence: dict[str, float], lesions: tuple[int, i
     p.female = p.chance(0.5) | p.has["breast tumour"] | p.has["breast cyst"]
 
 
-def _mass(p: SimpleNamespace, look: tuple, kind: str, site: tuple[Tensor, Tensor, Tensor], on: Tensor, organ: str,
+def _mass(p: SimpleNamespace, look: tuple, site: tuple[Tensor, Tensor, Tensor], on: Tensor, organ: str,
           clip: Shape | None = None, spiky: Tensor | None = None) -> None:
     """Add a lesion at `site`: place (N, 3), radius (N,), and 12 numbers in [0, 1) (N, 12) for its form."""
-    tissue, core, share, spikes = look
-    place, radius, free = site
+    (tissue, core, share, spikes), (place, radius, free) = look, site
     if not on.any():
         return
     squash, turn = 0.85 + 0.3 * free[:, :3], rotation(180 * free[:, 3], "z") @ rotation(180 * free[:, 4], "x")
@@ -84,95 +72,78 @@ def _mass(p: SimpleNamespace, look: tuple, kind: str, site: tuple[Tensor, Tensor
     p.add(solid(squash), tissue, organ, on)
     if core:
         p.add(solid(squash * share), core, organ, on)
-    if kind == "striped lesion":
+    if organ.startswith("striped"):
         along = radius[:, None] * squash[:, 2:] * turn[:, :, 2]
         p.add([solid(squash * torch.tensor([1, (1 - s * s) ** 0.5, 0.13]), shift=s * along) for s in (-0.5, 0.0, 0.5)],
               "blood", organ, on)
 
 
-def _record(p: SimpleNamespace, kind: str, radius: Tensor, zone: Tensor | None = None, on: Tensor | None = None,
-            limit: float = 15.0) -> None:
-    """Keep severity (the radius, from 6 mm to `limit`) and zone of a kind; of a sided one `on` is (N, 2), right first."""
-    on = p.has[kind] if on is None else on
-    key, grade = kind.replace(" ", "_"), ((radius - 6) / (limit - 6)).clamp(0.05, 1).view(-1, *[1] * (on.ndim - 1))
-    zone = torch.full_like(radius, -1) if zone is None else zone
-    p.known[f"severity_{key}"] = torch.where(on, grade, 0.0).float()
-    p.known[f"zone_{key}"] = torch.where(on, zone.view(grade.shape), -1).long()
+def _record(p: SimpleNamespace, kind: str, radius: Tensor, z: Tensor, side: Tensor | None = None) -> None:
+    """Keep severity (the radius, from 6 mm) and zone of a kind; (N, 2), right first, where `side` is left (N,)."""
+    organ, on = ATLAS["lesions"][kind][0], p.has[kind]
+    grade = ((radius - 6) / (26 if organ == "liver" else 9)).clamp(0.05, 1)
+    zone = _third(z, organ) if organ in _BOUNDS else torch.full_like(on, -1, dtype=torch.long)
+    if side is not None:
+        on, grade, zone = on[:, None] & (side[:, None] == _SIDES), grade[:, None], zone[:, None]
+    key = kind.replace(" ", "_")
+    p.known |= {f"severity_{key}": torch.where(on, grade, 0.0).float(), f"zone_{key}": torch.where(on, zone, -1)}
 
 
-def _third(z: Tensor, low: float, high: float) -> Tensor:
+def _third(z: Tensor, organ: str) -> Tensor:
     """0 upper, 1 middle, 2 lower."""
-    return 2.0 - (z > low).double() - (z > high).double()
+    return 2 - sum((z > bound).long() for bound in _BOUNDS[organ])
 
 
 def add_to_liver(p: SimpleNamespace) -> None:
-    """Up to four lesions, each in a part of the liver of its own."""
-    u, n = p.u, len(p.scale)
+    """Up to four lesions, each in a part of the liver of its own: as `p.has` says, or `p.lesions` (fewest, most)."""
+    u, lobes = p.u, (p.named["right lobe"], p.named["left lobe"])
     fewest, most = p.lesions or (0, 0)
-    count = (fewest + u() * (most - fewest + 1)).floor()
-    sector = _SECTORS[u(0, 1, 4).argsort(1)]
-    room = sector[..., 3] / 7
-    radius = 7 * room ** u(0.1, 1, 4)
-    place, free, more = sector[..., :3] + u(-4, 4, 4, 3), u(0, 1, 4, 12), p.chance(0.4)
-    height = u(-18, 18, 4) if p.level is None else p.level[:, None] - place[..., 2] + 0.4 * radius * u(-1, 1, 4)
-    place = (place + torch.stack([0 * height, 0 * height, height], -1)) * p.scale[:, None, None]
+    here = torch.arange(4) < (fewest + u() * (most - fewest + 1)).floor()[:, None]
+    sector = torch.tensor(ATLAS["liver"], dtype=torch.float64)[u(0, 1, 4).argsort(1)]
+    radius, free, more = 7 * (sector[..., 3] / 7) ** u(0.1, 1, 4), u(0, 1, 4, 12), p.chance(0.4)
+    place, free_z = sector[..., :3] + u(-4, 4, 4, 3), u(-1, 1, 4)
+    z = place[..., 2] + 18 * free_z if p.level is None else p.level[:, None] + 0.4 * radius * free_z
+    place = torch.cat([place[..., :2], z[..., None]], -1) * p.scale[:, None]
     hyper, spiky, lobe = p.chance(0.5, 4), p.chance(0.5, 4), sector[..., 4]
-    here = count[:, None] > torch.arange(4)
     if p.lesions is not None:
-        p.has |= dict.fromkeys(("liver cyst", "liver haemangioma", *RARE), torch.zeros(n, dtype=torch.bool))
-        p.has["liver tumour"] = count > 0
-    first = dict.fromkeys(_IN_SLOTS["liver"], 0) | dict.fromkeys(RARE, 3) | {"liver haemangioma": 2}
+        p.has |= {kind: torch.zeros_like(more) for kind in _OF["liver"]} | {"liver tumour": here[:, 0]}
+    first = dict.fromkeys(_OF["liver"], 0) | dict.fromkeys(RARE, 3) | {"liver haemangioma": 2}
     for k in range(4):
-        site = place[:, k], radius[:, k] * p.scale, free[:, k]
-        for side, clip in enumerate(p.lobes):
+        site = place[:, k], radius[:, k] * p.size, free[:, k]
+        for side, clip in enumerate(lobes):
             near = lobe[:, k] == side
-            for kind in _IN_SLOTS["liver"] if p.lesions is None else ():
-                there = near & more if k == 1 else near
+            for kind in _OF["liver"] if p.lesions is None else ():
                 if k == first[kind] or (k == 1 and first[kind] == 0):
-                    _mass(p, p.looks[kind], kind, site, p.has[kind] & there, f"{kind}/{k}", clip)
+                    on = p.has[kind] & near & (more if k == 1 else near)
+                    _mass(p, p.looks[kind], site, on, f"{kind}/{k}", clip)
             for dense, tissue in enumerate(("dark", "blood") if p.lesions is not None else ()):
                 on = here[:, k] & (hyper[:, k] == bool(dense)) & near
-                _mass(p, (tissue, None, 0, False), "", site, on, f"liver tumour/{k}", clip, spiky[:, k])
-    z, size = place[..., 2] / p.scale[:, None], torch.bucketize(radius, torch.tensor(SIZES, dtype=radius.dtype))
-    for kind in _IN_SLOTS["liver"]:
-        _record(p, kind, radius[:, first[kind]], _third(z[:, first[kind]], 25, 52), None, LARGEST)
-    told = torch.stack([size, hyper.long(), spiky.long(), 0 * size, lobe.long(), _third(z, 25, 52).long()], -1)
-    p.told = torch.where(here[..., None], told, -1)
+                _mass(p, (tissue, None, 0, False), site, on, f"liver tumour/{k}", clip, spiky[:, k])
+    for kind in _OF["liver"]:
+        _record(p, kind, radius[:, first[kind]], z[:, first[kind]])
+    told = torch.bucketize(radius, SIZES), hyper.long(), spiky.long(), 0 * here, lobe.long(), _third(z, "liver")
+    p.told = torch.where(here[..., None], torch.stack(told, -1), -1)
 
 
 def add(p: SimpleNamespace) -> dict[str, Tensor]:
     """The lesions outside the liver; returns label (N, K) of KINDS, severity_<kind>, zone_<kind>, attribute (N, 6, A)."""
-    u, n, at = p.u, len(p.scale), p.at
-    side = [torch.where(p.chance(0.5), 1.0, -1.0) for _ in range(3)]
-    radius = u(9, 15, 7)
-    piece, share = u(), u(0.2, 0.8)
-    line = torch.stack([at(*point) for point in p.pancreas], 1)
-    place = line[torch.arange(n), (piece * 4).long()].lerp(line[torch.arange(n), (piece * 4).long() + 1], share[:, None])
-    colon = torch.tensor([[-100, -4, -62], [102, 22, -46], [-42, -64, -34]])[(u() * 3).long()].double()
-    lung = u(68, 88), u(-5, 30), u(120, 144)
-    stomach, breast, gullet = (30 + u(-6, 6), -40 + u(-6, 6), 36 + u(-8, 8)), (72 + u(-14, 14), u(-2, 8)), u(88, 100)
-    sites = ((0, at(side[0] * lung[0], *lung[1:])), (1, at(side[1] * breast[0], breast[1] - 124 - p.fat / 2, 165)),
-             (2, at(4, -11, gullet)), (3, at(*stomach)), (4, place), (7, colon * p.scale[:, None]))
-    for slot, (k, where) in enumerate(sites):
-        site = where, radius[:, slot] * (1.0, 0.9, 0.9, 1.1, 0.9, 1.1)[slot] * p.scale, u(0, 1, 12)
-        for kind in (CANCERS[k], MIMICS[k]):
-            _mass(p, p.looks[kind], kind, site, p.has[kind], kind)
-            both = p.has[kind][:, None] & (side[k][:, None] == torch.tensor([-1.0, 1.0])) if k < 2 else None
-            _record(p, kind, radius[:, slot], _third(where[:, 2] / p.scale, 127, 136) if k == 0 else None, both)
-    pole, out, free = u(-30, 30), (u(14, 20), u(-2, 8)), u(0, 1, 12)
-    here = torch.zeros(n, 2, dtype=torch.bool)
-    for s, centre in enumerate(p.kidneys.values()):
-        sign, own = 2 * s - 1, side[2] == 2 * s - 1
-        dz = pole if p.level is None else (p.level - centre[:, 2] / p.scale + pole / 8).clamp(-36, 36)
-        site = centre + at(sign * out[0], out[1], dz), radius[:, 6] * p.scale, free
-        for kind in _IN_SLOTS["kidney"]:
-            _mass(p, p.looks[kind], kind, site, p.has[kind] & own, f"{kind}/{4 + s}")
-            here[:, s] |= p.has[kind] & own
-    sides = side[2][:, None] == torch.tensor([-1.0, 1.0])
-    for kind in _IN_SLOTS["kidney"]:
-        _record(p, kind, radius[:, 6], _third(dz, -12, 12), p.has[kind][:, None] & sides)
-    zero = torch.zeros(n, 2, dtype=torch.long)
-    size = torch.bucketize(radius[:, 6].contiguous(), torch.tensor(SIZES, dtype=radius.dtype))[:, None] + zero
-    told = torch.stack([size, zero, zero, zero + torch.tensor([1, 2]), zero - 1, zero - 1], -1)
-    p.told = torch.cat([p.told, torch.where(here[..., None], told, -1)], 1)
+    u, number = p.u, p.number
+    for organ, (places, size) in ATLAS["sites"].items():
+        second, radius, free = p.chance(0.5), number(size), u(0, 1, 12)
+        spots = [p.at(*map(number, place)) for place in places]
+        where = torch.where(second[:, None], spots[-1], spots[0])
+        for kind in (kind for kind in KINDS if ATLAS["lesions"][kind][0] == organ):
+            _mass(p, p.looks[kind], (where, radius * p.size, free), p.has[kind], kind)
+            _record(p, kind, radius, where[:, 2] / p.scale[:, 2], second if organ in ("lung", "breast") else None)
+    left, pole, out, free, radius = p.chance(0.5), u(-30, 30), (u(14, 20), u(-2, 8)), u(0, 1, 12), u(9, 15)
+    here = (p.has["kidney tumour"] | p.has["kidney cyst"])[:, None] & (left[:, None] == _SIDES)
+    for s, centre in enumerate(p.kidneys):
+        dz = pole if p.level is None else (p.level - centre[:, 2] / p.scale[:, 2] + pole / 8).clamp(-36, 36)
+        site = centre + p.at((2 * s - 1) * out[0], out[1], dz), radius * p.size, free
+        for kind in _OF["kidney"]:
+            _mass(p, p.looks[kind], site, p.has[kind] & (left == bool(s)), f"{kind}/{4 + s}")
+            _record(p, kind, radius, dz, left)
+    zero = torch.zeros_like(here, dtype=torch.long)
+    told = torch.bucketize(radius, SIZES)[:, None] + zero, zero, zero, zero + torch.tensor([1, 2]), zero - 1, zero - 1
+    p.told = torch.cat([p.told, torch.where(here[..., None], torch.stack(told, -1), -1)], 1)
     return p.known | {"label": torch.stack([p.has[kind] for kind in KINDS], 1).float(), "attribute": p.told}
