@@ -1,7 +1,7 @@
-"""The abdomen: CT in three phases, MR, and X-rays of the same bodies, with organs, eight cancers and their look-alikes.
+"""The abdomen: CT in three phases and two MR contrasts of the same bodies, with organs, eight cancers and their look-alikes.
 
 `abdomen_anatomy` makes the body, `abdomen_lesions` what is wrong with it, `abdomen_twins` a stylised body for tasks of
-long range; here slices, volumes, films and their truth. Anatomy in mm (see `body` for axes).
+long range; here slices, volumes and their truth. Anatomy in mm (see `body` for axes).
 """
 
 from __future__ import annotations
@@ -10,15 +10,13 @@ import torch
 from torch import Tensor
 
 from medtutor.cohort import Cohort
-from medtutor.phantom import abdomen_anatomy, abdomen_twins
-from medtutor.phantom.abdomen_anatomy import MODALITIES
-from medtutor.phantom.abdomen_lesions import (ATTRIBUTES, CANCERS, CLASSES, FINE, KINDS, MIMICS, ORGANS, PREVALENCE, RARE,
-                                              SLOTS)
-from medtutor.phantom.body import MU_WATER, Body, rotation
-from medtutor.phantom.texture import Draws, blur, boxes, cloud, expose, noise
+from medtutor.phantom import abdomen_lesions, abdomen_twins
+from medtutor.phantom.abdomen_anatomy import build
+from medtutor.phantom.abdomen_lesions import ATTRIBUTES, CANCERS, CLASSES, KINDS, MIMICS, ORGANS, PREVALENCE, RARE, SLOTS
+from medtutor.phantom.body import rotation
+from medtutor.phantom.texture import Draws, blur, boxes, cloud, noise
 
-__all__ = ["ATTRIBUTES", "CANCERS", "CLASSES", "KINDS", "LEVELS", "MIMICS", "ORGANS", "PHASES", "PREVALENCE", "RARE",
-           "SLOTS", "cohort"]
+__all__ = ["ATTRIBUTES", "CANCERS", "CLASSES", "KINDS", "LEVELS", "MIMICS", "ORGANS", "PREVALENCE", "RARE", "SLOTS", "cohort"]
 
 FOV = 340.0  # mm, both ways in a slice
 VOLUME_FOV = (170.0, 220.0, 260.0)  # mm: z, y, x; the flanks are cropped
@@ -26,9 +24,6 @@ TRUNK_FOV, TRUNK_CENTRE = (330.0, 300.0, 350.0), (0.0, -12.0, 50.0)  # mm: z, y,
 LEVELS = {"breast": 165.0, "lungs": 130.0, "oesophagus": 94.0, "dome": 76.0, "liver": 38.0, "pancreas": 12.0,
           "kidneys": -20.0, "colon": -62.0}
 PHASES = ("arterial", "ct", "delayed")
-FILMED = ("liver", "spleen", "right kidney", "left kidney", "stomach", "vertebra", "lung")
-_CLASS_OF = torch.tensor([*range(len(CLASSES)), *(CLASSES.index(name.split("/")[0]) for name in FINE)])
-_SLOT_OF = torch.tensor([-1] * len(CLASSES) + [int(name.split("/")[1]) for name in FINE])
 
 
 def cohort(n: int, size: int = 64, seed: int = 0, modality: str = "ct", kind: str = "slice",
@@ -43,60 +38,52 @@ def cohort(n: int, size: int = 64, seed: int = 0, modality: str = "ct", kind: st
     unknown = set(prevalence or ()) - set(often)
     if unknown:
         raise ValueError(f"unknown finding {', '.join(sorted(unknown))}; choose from {', '.join(often)}")
-    draws, flat = Draws(n, seed, "abdomen", 1024), kind == "slice" and modality != "xray"
+    draws, flat = Draws(n, seed, "abdomen", 1024), kind == "slice"
     mirrored, tilt, anywhere = draws.chance(situs), draws.normal(0, 2), draws.uniform(-30, 48)
     meta, units = {"situs": mirrored}, {"level": "mm above the isocentre", "landmark": "pixels"}
     if flat:
-        level = (anywhere if twin_kidneys else 1.45 * anywhere) if level is None else LEVELS.get(level, level) if isinstance(
-            level, str) else level
+        level = anywhere * (1 if twin_kidneys else 1.45) if level is None else LEVELS[level] if isinstance(level, str) else level
         level = torch.as_tensor(level, dtype=torch.float64).expand(n)
         meta["level"] = level.float()
     if twin_kidneys:
         bodies, label = abdomen_twins.build(draws, mirrored, often | (prevalence or {}), twin)
         names, marks = {"label": CLASSES[9:12]}, {}
     else:
-        bodies, known, marks = abdomen_anatomy.build(draws, often | (prevalence or {}), lesions, level if flat else None,
-                                                     phases)
+        bodies, known, marks = build(draws, often | (prevalence or {}), lesions, level if flat else None, phases)
         label, told, names = known.pop("label"), known.pop("attribute"), {"label": KINDS}
         meta |= known
     flip = torch.eye(3, dtype=torch.float64).repeat(n, 1, 1)
     flip[:, 0, 0] = torch.where(mirrored, -1.0, 1.0)
-    turn = rotation(tilt, "z") @ flip
-    bodies = bodies.moved(turn)
-    trunk = fov == "trunk"
+    turn, trunk, shown = rotation(tilt, "z") @ flip, fov == "trunk", PHASES if phases else (modality,)
     shift = -torch.tensor(TRUNK_CENTRE if trunk else (*centre, 0.0), dtype=torch.float64)
-    if shift.any():
-        bodies = bodies.moved(shift=shift)
-    if modality == "xray":
-        return _filmed(bodies, size, seed, fov or FOV, noisy, label, meta, names)
-    shown = PHASES if phases else (modality,)
-    extent = TRUNK_FOV if trunk else fov or (FOV if flat else VOLUME_FOV)
+    bodies = bodies.moved(turn, shift if shift.any() else None)
+    extent, field = TRUNK_FOV if trunk else fov or (FOV if flat else VOLUME_FOV), "image" if flat else "volume"
     made = [bodies.slice(level, size, extent, m) if flat else bodies.volume(size, extent, m) for m in shown]
     value = torch.stack([_detected(v, m, seed, noisy) for m, (v, _) in zip(shown, made, strict=True)], 1)
-    units["image"] = units["volume"] = "MR signal, 0 to 1" if modality[:2] == "mr" else (
-        "HU / 1000" if window is None else f"HU, window {window[0]} to {window[1]} shown as 0 to 1")
     if modality == "ct":
         value = value / 1000 if window is None else ((value - window[0]) / (window[1] - window[0])).clamp(0, 1)
-    fine = made[0][1]
-    field = {"image" if flat else "volume": value.float(), "mask": _CLASS_OF[fine], "label": label}
-    names |= {"mask": CLASSES} | ({"image" if flat else "volume": PHASES} if phases else {})
+    units["image"] = units["volume"] = "MR signal, 0 to 1" if modality != "ct" else (
+        "HU / 1000" if window is None else f"HU, window {window[0]} to {window[1]} shown as 0 to 1")
+    mask, box, landmark = abdomen_lesions.CLASS_OF[made[0][1]], None, None
+    names |= {"mask": CLASSES} | ({field: ("arterial", "portal venous", "delayed")} if phases else {})
     if lesions is not None:
-        meta["lesion_mask"], meta["attribute"] = torch.stack([_SLOT_OF[fine] == k for k in range(6)], 1), told
+        meta |= {"lesion_mask": torch.stack([abdomen_lesions.SLOT_OF[made[0][1]] == k for k in range(6)], 1), "attribute": told}
         names |= {"box": SLOTS, "attribute": tuple(ATTRIBUTES)} | {f"attribute_{k}": v for k, v in ATTRIBUTES.items()}
-        field |= {"box": boxes(meta["lesion_mask"])} if flat else {}
+        box = boxes(meta["lesion_mask"]) if flat else None
     if flat:
-        field["landmark"], names["landmark"] = _middles(field["mask"]), ORGANS
+        landmark, names["landmark"] = _middles(mask), ORGANS
     elif marks:
-        place = torch.stack(list(marks.values()), 1) @ turn.mT + shift
+        place, names["landmark"] = torch.stack(list(marks.values()), 1) @ turn.mT + shift, tuple(marks)
         step = torch.tensor((extent,) * 3 if isinstance(extent, (int, float)) else extent[::-1]).double() / size
-        field["landmark"], names["landmark"] = (place / step + (size - 1) / 2).float(), tuple(marks)
-    return Cohort(**field, meta=meta, units=units, names=names)
+        landmark = (place / step + (size - 1) / 2).float()
+    return Cohort(**{field: value.float()}, mask=mask, label=label, box=box, landmark=landmark, meta=meta, units=units,
+                  names=names)
 
 
 def _check(modality, kind, level, fov, phases, lesions, twin_kidneys, twin) -> None:
-    if modality not in ("ct", "mr", "mr-t1", "xray") or kind not in ("slice", "volume"):
-        raise ValueError('modality must be "ct", "mr", "mr-t1" or "xray" and kind "slice" or "volume", '
-                         f"but got {modality!r}, {kind!r}")
+    if modality not in ("ct", "mr", "mr-t1") or kind not in ("slice", "volume"):
+        raise ValueError('modality must be "ct", "mr" or "mr-t1" and kind "slice" or "volume", but got '
+                         f"{modality!r}, {kind!r}")
     if isinstance(level, str) and level not in LEVELS:
         raise ValueError(f"level must be in mm or one of {', '.join(LEVELS)}, but got {level!r}")
     if isinstance(fov, str) and (fov, kind) != ("trunk", "volume"):
@@ -105,9 +92,8 @@ def _check(modality, kind, level, fov, phases, lesions, twin_kidneys, twin) -> N
         raise ValueError(f'phases are those of contrast agent in CT; use modality="ct", not {modality!r}')
     if lesions is not None and not 0 <= lesions[0] <= lesions[1] <= 4:
         raise ValueError(f"lesions must be (fewest, most) with 0 <= fewest <= most <= 4, but got {lesions}")
-    if twin_kidneys and (lesions is not None or modality == "xray") or twin is not None and not twin_kidneys:
-        raise ValueError("the stylised anatomy of twin_kidneys has twin lesions but no `lesions` and no X-ray, the full one "
-                         "has no twins: drop twin, lesions and xray, or change twin_kidneys")
+    if (twin_kidneys and lesions is not None) or (twin is not None and not twin_kidneys):
+        raise ValueError("twin lesions need twin_kidneys=True, the stylised anatomy, and that has no `lesions`")
 
 
 def _middles(mask: Tensor) -> Tensor:
@@ -118,17 +104,6 @@ def _middles(mask: Tensor) -> Tensor:
     count = torch.bincount(place, minlength=n * k).view(n, k)
     total = [torch.bincount(place, weights=w.flatten(), minlength=n * k).view(n, k) for w in (along, along.mT)]
     return (torch.stack(total, -1) / count[..., None])[:, [CLASSES.index(o) for o in ORGANS]].float()
-
-
-def _filmed(bodies: Body, size: int, seed: int, fov: float, noisy: bool, label: Tensor, meta: dict, names: dict) -> Cohort:
-    """X-rays (AP) as the sum of volumes along the beam, the patient's right at the image's left."""
-    value, fine = (x.flip(1) for x in bodies.volume((size, 64, size), (fov, 300.0, fov), "ct"))
-    line = (1 + value / 1000).sum(2) * (MU_WATER * 300 / 64)
-    even = line - 0.8 * blur(line[:, None], size / 9)[:, 0]  # detectors equalise the belly's bulk
-    mask = torch.stack([(_CLASS_OF[fine] == CLASSES.index(o)).any(2) for o in FILMED], 1)
-    image = expose(even, noise(len(line), seed, "film", (size, size)) * noisy, 4e4, gamma=0.9)
-    return Cohort(image=image[:, None], mask=mask, box=boxes(mask), label=label, meta=meta,
-                  names=names | {"mask": FILMED, "box": FILMED}, units={"image": "exposure, 0 to 1, bone bright"})
 
 
 def _detected(value: Tensor, modality: str, seed: int, noisy: bool) -> Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import reduce
+from operator import and_
 from types import SimpleNamespace
 
 import torch
@@ -17,6 +19,7 @@ from medtutor.phantom.texture import Draws
 
 MODALITIES = {"ct": -1000.0, "mr": 0.0, "mr-t1": 0.0, "arterial": -1000.0, "delayed": -1000.0}  # and their air
 TISSUE = ATLAS["tissues"]
+SIDES = (-1, "right"), (1, "left")
 RIBS = (130, 130, 130, 130, 130, 125, 115, 105, 85, 45, 5)  # degrees from the side to the front end
 
 
@@ -41,6 +44,9 @@ def build(draws: Draws, prevalence: dict[str, float], lesions: tuple[int, int] |
     b, scale = Builder(n, (*CLASSES, *FINE), MODALITIES), draws.normal(1, 0.03, 1) * draws.normal(1, 0.025, 3)
     paint = painter(b, draws, tuple(TISSUE))
     p = SimpleNamespace(u=u, chance=draws.chance, scale=scale, size=scale.mean(1), marks={}, named={}, fat=u(6, 20))
+    p.first = u(-8, 8)
+    p.places = {f"{side} kidney": [(s * u(62, 67), u(31, 38), 6 * s - 10 + u(-8, 8))] for s, side in SIDES}
+    p.places["vertebrae"] = [(0, 0, p.first + 17 + 34 * k) for k in range(-4, 6)]
     p.add = lambda shape, tissue, organ=None, on=None: paint("", shape, tissue, organ=organ, present=on)
     p.at = lambda x, y, z: scale * torch.stack([torch.as_tensor(v, dtype=torch.float64).expand(n) for v in (x, y, z)], 1)
     p.ball = lambda centre, radii, turn=None: ellipsoid(p.at(*centre), p.at(*radii), turn)
@@ -48,30 +54,32 @@ def build(draws: Draws, prevalence: dict[str, float], lesions: tuple[int, int] |
     p.pipe = lambda line, radii: tube(torch.stack([p.at(*point) for point in line], 1), p.size[:, None] * torch.stack(
         [torch.as_tensor(r, dtype=torch.float64).expand(n) for r in radii], 1))
     p.turn = lambda degrees, axis="z": rotation(torch.as_tensor(degrees, dtype=torch.float64).expand(n), axis)
-    p.number = lambda v: u(float(v.split("~")[0]) - (d := float(v.split("~")[1])), float(v.split("~")[0]) + d) if isinstance(
-        v, str) else v
+    p.number = lambda v: u(*v) if isinstance(v, list) else v
+    p.marks["vertebra centre"] = p.at(0, 39, p.first + 17)
     abdomen_lesions.plan(p, prevalence, lesions, level, phases)
-    for chapter, after in (("trunk", _skeleton), ("chest", None), ("liver parts", abdomen_lesions.add_to_liver),
-                           ("viscera", _kidneys)):
+    for chapter, after in (("trunk", _ribs), ("chest", None), ("liver parts", abdomen_lesions.add_to_liver),
+                           ("viscera", None)):
         for step in ATLAS[chapter]:
             _paint(p, step)
         if after:
             after(p)
-    return b.build(opaque=True), abdomen_lesions.add(p) | {"sex": (~p.female).long()}, p.marks
+    known = abdomen_lesions.add(p) | {"sex": (~p.female).long()}
+    return b.build(opaque=True), known, p.marks
 
 
 def _paint(p: SimpleNamespace, step: dict) -> None:
     """One step of the atlas (its terms are explained there)."""
     n, on, wall = p.number, p.female if "female" in step else None, step.get("wall", 0)
-    for s, side in ((-1, "right"), (1, "left")) if "both" in step else ((1, ""),):
+    for s, side in SIDES if "both" in step else ((1, ""),):
         organ = step.get("organ", "").replace("side", side) or None
         clips = [p.named[c] for c in step.get("clip", ())]
         clips += [p.cut((s * a, b, c), (s * x, y, z)) for a, b, c, x, y, z in step.get("cut", ())]
-        for dx, dy, dz in step.get("at", ((0, 0, 0),)):
+        places = step.get("at", ((0, 0, 0),))
+        for dx, dy, dz in p.places[places.replace("side", side)] if isinstance(places, str) else places:
             if "pipe" in step:
                 line = [(s * n(x) + dx, n(y) + dy, n(z) + dz) for x, y, z in step["pipe"]]
                 rods = p.pipe(line, [n(r) for r in step["r"]])
-                p.add([_cut(rod, clips) for rod in rods], step["add"], organ)
+                p.add([reduce(and_, clips, rod) for rod in rods], step["add"], organ)
                 continue
             x, y, z, *radii = map(n, step["ball"])
             centre, turn = (s * x + dx, y + dy, z + dz), None
@@ -84,21 +92,15 @@ def _paint(p: SimpleNamespace, step: dict) -> None:
             if "and" in step:
                 more = step["and"][3:]
                 shape = shape & p.ball(centre, [r + p.fat + step["fat"] for r in more[:2]] + more[2:] if "fat" in step else more)
-            shape = p.named[step.get("name")] = _cut(shape, clips)
+            shape = p.named[step.get("name")] = reduce(and_, clips, shape)
             p.add(shape, step["add"], organ, on)
             if "mark" in step:
-                _mark(p, step["mark"], centre, radii, turn)
+                _mark(p, step["mark"].replace("side", side), centre, radii, turn)
             if wall:
-                inner = _cut(p.ball(centre, [r - wall for r in radii], turn), clips)
+                inner = reduce(and_, clips, p.ball(centre, [r - wall for r in radii], turn))
                 p.add(inner, step["of"], organ)
                 for before, often in [step["gas"]] if "gas" in step else []:
                     p.add(inner & p.cut((0, 1, 0), (0, centre[1] + n(before), 0)), "gas", organ, p.chance(often))
-
-
-def _cut(shape: Shape, clips: list[Shape]) -> Shape:
-    for clip in clips:
-        shape = shape & clip
-    return shape
 
 
 def _mark(p: SimpleNamespace, name: str, centre: tuple, radii: tuple, turn: Tensor | None) -> None:
@@ -109,43 +111,11 @@ def _mark(p: SimpleNamespace, name: str, centre: tuple, radii: tuple, turn: Tens
         (0, -1, "right"), (0, 1, "left"), (1, -1, "front"), (1, 1, "back"), (2, -1, "foot"), (2, 1, "head"))}
 
 
-def _skeleton(p: SimpleNamespace) -> None:
-    """Discs, processes and arches of the spine, and ribs."""
-    add, first, sides = p.add, p.u(-8, 8), (-1, 1)
-    heights = [first + 17 + 34 * k for k in range(-4, 6)]
-    p.marks["vertebra centre"] = p.at(0, 39, heights[4])
-    add([p.ball((0, 39, 0), (23.5, 17.5, math.inf)) & p.cut((0, 0, 1), (0, 0, z + 21)) & p.cut((0, 0, -1), (0, 0, z + 13))
-         for z in heights], "disc")
-    add([p.ball((s * 27, 66, z), (17, 4.5, 6), p.turn(s * 14)) for z in heights for s in sides], "bone", "vertebra")
-    add([p.ball((0, 86, z - 8), (3.5, 12, 11)) for z in heights], "bone", "vertebra")
-    add(p.ball((0, 65, 0), (15, 13, math.inf)), "bone", "vertebra")
-    add(p.ball((0, 65, 0), (9.5, 8, math.inf)), "canal")
-    for s in sides:
-        for k, end in enumerate(RIBS):  # they fall from back to front
-            angles = torch.linspace(-55, end, 9).deg2rad()
-            rods = p.pipe([(s * 133.5 * math.cos(a), -4 - 96.5 * math.sin(a), first + 200 - 24 * k - 28 * float(a - angles[0]))
-                           for a in angles.tolist()], [5.0] * 8)
-            add(rods[:6 if end > 100 else 8], "rib", "rib")
-            if end > 100:
-                add(rods[6:], "cartilage")
-
-
-def _kidneys(p: SimpleNamespace) -> None:
-    """Kidneys with cortex, pyramids around the sinus, and renal veins."""
-    add, u, p.kidneys = p.add, p.u, []
-    for side, name in ((-1, "right kidney"), (1, "left kidney")):
-        centre, radii = (side * u(62, 67), u(31, 38), side * 6 - 10 + u(-8, 8)), (u(25, 29), u(21, 25), u(47, 55))
-        lean = u(4, 14)
-        turn, middle = p.turn(-side * lean, "y") @ p.turn(side * (lean + 22)), p.at(*centre)
-        add(p.ball(centre, radii, turn), "kidney", name)
-        _mark(p, name, centre, radii, turn)
-        p.kidneys.append(middle)
-        for z, r in ((-0.52, 0.36), (-0.2, 0.55), (0.16, 0.55), (0.5, 0.36)):
-            for a in (-1.6, -0.55, 0.55, 1.6):
-                spot = torch.tensor([side * r * math.cos(a), r * math.sin(a), z], dtype=torch.float64) * p.at(*radii)
-                add(ellipsoid(middle + (turn @ spot[..., None])[..., 0], p.at(7.5, 5, 8), turn @ p.turn(
-                    side * math.degrees(a))), "medulla", name)
-        hilum = centre[0] - side * 11, centre[1] - 5, centre[2]
-        add(p.ball(hilum, (13, 8, 24), turn), "sinus")
-        add(p.ball(hilum, (9, 4.5, 12), turn), "cava")
-        add(p.pipe([hilum, (side * 30, 8, centre[2] + 8), (-12 - side, 4 - side * 4, centre[2] + 12)], [4.2, 4.2]), "cava")
+def _ribs(p: SimpleNamespace) -> None:
+    """They fall from back to front, where the upper ones end in cartilage."""
+    for s in (-1, 1):
+        for k, end in enumerate(RIBS):
+            angles, top, hard = torch.linspace(-55, end, 9).deg2rad().tolist(), p.first + 181 - 24 * k, 6 if end > 100 else 8
+            rods = p.pipe([(s * 133.5 * math.cos(a), -4 - 96.5 * math.sin(a), top - 28 * a) for a in angles], [5.0] * 8)
+            p.add(rods[:hard], "rib", "rib")
+            p.add(rods[hard:], "cartilage") if hard < 8 else None

@@ -19,21 +19,15 @@ ATLAS = yaml.load(files("medtutor.phantom").joinpath("abdomen.yml").read_text(en
                   getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 KINDS = tuple(ATLAS["lesions"])
 CANCERS, MIMICS, RARE = KINDS[:8], KINDS[8:16], KINDS[17:]
-ORGANS = ("spleen", "right kidney", "left kidney", "gallbladder", "oesophagus", "liver", "stomach", "aorta", "vena cava",
-          "portal and splenic veins", "pancreas", "right adrenal gland", "left adrenal gland")  # in the order of BTCV
-_FIRST = ("background", "liver", "spleen", "right kidney", "left kidney", "pancreas", "stomach", "aorta", "vertebra",
-          "liver tumour", "kidney tumour", "paired cyst", *ORGANS[3:5], *ORGANS[8:10], *ORGANS[11:], "liver vessels",
-          "colon", "bowel", "lung", "heart", "breast", "psoas", "rib")
-CLASSES = (*_FIRST, *(kind for kind in KINDS if kind not in _FIRST))
+ORGANS, ATTRIBUTES = tuple(ATLAS["organs"]), {key: tuple(words) for key, words in ATLAS["attributes"].items()}
+CLASSES = (*ATLAS["classes"], *(kind for kind in KINDS if kind not in ATLAS["classes"]))
+PREVALENCE = dict.fromkeys(KINDS, 0.1) | ATLAS["often"]
 SLOTS = ("liver 1", "liver 2", "liver 3", "liver 4", "right kidney", "left kidney")  # of lesions one can point at
-PREVALENCE = dict.fromkeys(KINDS[:16], 0.1) | dict.fromkeys(KINDS[16:], 0.0) | {
-    "liver tumour": 0.5, "kidney tumour": 0.3, "liver cyst": 0.2, "kidney cyst": 0.2}
-ATTRIBUTES = {"size": ("small", "medium", "large"), "density": ("hypodense", "hyperdense"),
-              "border": ("smooth", "spiculated"), "organ": ("liver", "right kidney", "left kidney"),
-              "lobe": ("right", "left"), "level": ("near the dome", "middle", "low")}
 SIZES = torch.tensor([11.0, 18.0], dtype=torch.float64)  # mm: radii from which a lesion is medium, large
 _OF = {organ: tuple(kind for kind in KINDS if ATLAS["lesions"][kind][0] == organ) for organ in ("liver", "kidney")}
 FINE = tuple(f"{kind}/{k}" for k in range(6) for kind in _OF["kidney" if k > 3 else "liver"])
+CLASS_OF = torch.tensor([*range(len(CLASSES)), *(CLASSES.index(name.split("/")[0]) for name in FINE)])
+SLOT_OF = torch.tensor([-1] * len(CLASSES) + [int(name.split("/")[1]) for name in FINE])
 _SIDES, _BOUNDS = torch.tensor([[False, True]]), {"liver": (25, 52), "kidney": (-12, 12), "lung": (127, 136)}
 
 
@@ -137,12 +131,13 @@ def add(p: SimpleNamespace) -> dict[str, Tensor]:
             _record(p, kind, radius, where[:, 2] / p.scale[:, 2], second if organ in ("lung", "breast") else None)
     left, pole, out, free, radius = p.chance(0.5), u(-30, 30), (u(14, 20), u(-2, 8)), u(0, 1, 12), u(9, 15)
     here = (p.has["kidney tumour"] | p.has["kidney cyst"])[:, None] & (left[:, None] == _SIDES)
-    for s, centre in enumerate(p.kidneys):
-        dz = pole if p.level is None else (p.level - centre[:, 2] / p.scale[:, 2] + pole / 8).clamp(-36, 36)
-        site = centre + p.at((2 * s - 1) * out[0], out[1], dz), radius * p.size, free
-        for kind in _OF["kidney"]:
-            _mass(p, p.looks[kind], site, p.has[kind] & (left == bool(s)), f"{kind}/{4 + s}")
-            _record(p, kind, radius, dz, left)
+    middle = torch.where(left[:, None], *(p.at(*p.places[f"{side} kidney"][0]) for side in ("left", "right")))
+    dz = pole if p.level is None else (p.level - middle[:, 2] / p.scale[:, 2] + pole / 8).clamp(-36, 36)
+    site = middle + p.at(torch.where(left, out[0], -out[0]), out[1], dz), radius * p.size, free
+    for kind in _OF["kidney"]:
+        _record(p, kind, radius, dz, left)
+        for slot in (4, 5):
+            _mass(p, p.looks[kind], site, p.has[kind] & (left == (slot == 5)), f"{kind}/{slot}")
     zero = torch.zeros_like(here, dtype=torch.long)
     told = torch.bucketize(radius, SIZES)[:, None] + zero, zero, zero, zero + torch.tensor([1, 2]), zero - 1, zero - 1
     p.told = torch.cat([p.told, torch.where(here[..., None], torch.stack(told, -1), -1)], 1)

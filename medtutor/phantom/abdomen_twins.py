@@ -38,12 +38,14 @@ def build(draws: Draws, mirrored: Tensor, prevalence: dict[str, float], twin: fl
     add("cavity", cavity, "fat", within="wall")
     _spine(add, at, cavity)
     front = [cavity & half_space(at(0, 1, 0), at(0, y, 0)) for y in (-34, -40)]
-    add("liver", ellipsoid(at(-58, -76, 0), at(54, u(38, 44), 120)) & front[0], "liver", within="cavity", organ="liver")
-    add("stomach", ellipsoid(at(58, -72, 0), at(u(34, 42), 30, 110)) & front[1], "stomach", within="cavity",
-        organ="stomach")
+    for name, shape in (("liver", ellipsoid(at(-58, -76, 0), at(54, u(38, 44), 120)) & front[0]),
+                        ("stomach", ellipsoid(at(58, -72, 0), at(u(34, 42), 30, 110)) & front[1])):
+        add(name, shape, name, within="cavity", organ=name)
     add("aorta", ellipsoid(at(0, 36, 0), at(9, 9, math.inf)), "blood", within="cavity", organ="aorta")
     found = _lesions(add, draws, at, _kidneys(add, draws, at, mirrored), prevalence, twin, mirrored)
     return b.build(), found
+
+
 def _spine(add, at, cavity: Shape) -> None:
     """Vertebra, canal, processes and the muscles beside them; symmetric. Levels between discs are not modelled."""
     add("vertebra", ellipsoid(at(0, 68, 0), at(23, 18, math.inf)), "bone", within="cavity", organ="vertebra")
@@ -51,19 +53,17 @@ def _spine(add, at, cavity: Shape) -> None:
     add("canal", ellipsoid(at(0, 93.5, 0), at(9, 7, math.inf)), "canal", within="wall")
     for side in (-1, 1):
         turn = rotation(torch.tensor([side * 38.0]), "z")
-        add("lamina", ellipsoid(at(side * 13, 92, 0), at(3.5, 11, math.inf), turn), "bone", within="wall",
-            organ="vertebra")
+        lamina = ellipsoid(at(side * 13, 92, 0), at(3.5, 11, math.inf), turn)
+        add("lamina", lamina, "bone", within="wall", organ="vertebra")
         add("psoas", ellipsoid(at(side * 40, 74, 0), at(14, 15, math.inf)) & cavity, "muscle", within="cavity")
 
 
 def _kidneys(add, draws: Draws, at, mirrored: Tensor) -> list[Tensor]:
     """Both kidneys; returns their centres (N, 3), right first. The draws belong to the sides of the IMAGE, so that
     mirroring the patient leaves the picture around the kidneys as it was."""
-    u, drawn = draws.uniform, []
-    for _ in range(2):
-        drawn.append([u(60, 66), u(56, 62), u(-28, -12), u(22, 26), u(16, 19), u(46, 54), u(4, 14), u(0.85, 1.1)])
-    drawn = [[torch.where(mirrored, x, y) for x, y in zip(*pair, strict=True)] for pair in
-             ((drawn[1], drawn[0]), (drawn[0], drawn[1]))]
+    ranges = (60, 66), (56, 62), (-28, -12), (22, 26), (16, 19), (46, 54), (4, 14), (0.85, 1.1)
+    a, b = ([draws.uniform(*ends) for ends in ranges] for _ in range(2))
+    drawn = [[torch.where(mirrored, x, y) for x, y in zip(*pair, strict=True)] for pair in ((b, a), (a, b))]
     made = []
     for side, (x, y, z, rx, ry, rz, lean, hilum) in zip((-1, 1), drawn, strict=True):
         name = "right kidney" if side < 0 else "left kidney"
@@ -76,16 +76,15 @@ def _kidneys(add, draws: Draws, at, mirrored: Tensor) -> list[Tensor]:
     return made
 
 
-def _lesions(add, draws: Draws, at, kidneys: list, prevalence: dict, twin: float | None,
-             mirrored: Tensor) -> Tensor:
+def _lesions(add, draws: Draws, at, kidneys: list, prevalence: dict, twin: float | None, mirrored: Tensor,
+             ) -> Tensor:
     """Tumours of liver and kidneys; returns labels (N, 3) for liver tumour, kidney tumour, paired cyst."""
     u, n = draws.uniform, draws.n
     has_liver, more = draws.chance(prevalence["liver tumour"]), draws.chance(0.4)
     for k, (x, on) in enumerate(((-75, has_liver), (-58, has_liver & more))):
-        place = at(x + u(-6, 6), -48 + u(-8, 6) * 0.5, -22 + u(-22, 22))
-        mass = ellipsoid(place, u(6, 9)[:, None] * u(0.85, 1.15, 3))
-        add(f"liver tumour {k}", mass, "liver tumour", within="liver", organ="liver tumour", present=on,
-            over=("liver tumour 0",))
+        mass = ellipsoid(at(x + u(-6, 6), -48 + u(-8, 6) * 0.5, -22 + u(-22, 22)), u(6, 9)[:, None] * u(0.85, 1.15, 3))
+        over = ("liver tumour 0",)
+        add(f"liver tumour {k}", mass, "liver tumour", within="liver", organ="liver tumour", present=on, over=over)
     found = torch.zeros(n, 2, dtype=torch.bool)
     single, upper = draws.chance(prevalence["kidney tumour"]), draws.chance(0.5)
     for k, pole in enumerate((-1, 1)):
@@ -100,8 +99,8 @@ def _lesions(add, draws: Draws, at, kidneys: list, prevalence: dict, twin: float
             own = first ^ mirrored ^ (s == 1)
             place = kidneys[s] + (spot + wobble[:, s]) * at(2 * s - 1, 1, 1)
             mass = ellipsoid(place, radius[:, None].expand(n, 3))
+            over = name, f"{name} sinus"
             for kind, here in (("kidney tumour", on & own & ~paired), ("paired cyst", on & paired)):
-                add(f"{kind} {name} {k}", mass, "kidney tumour", within="cavity",
-                    over=(name, f"{name} sinus"), organ=kind, present=here)
+                add(f"{kind} {name} {k}", mass, "kidney tumour", within="cavity", over=over, organ=kind, present=here)
         found |= torch.stack([on & ~paired, on & paired], 1)
     return torch.cat([has_liver[:, None], found], 1).float()
