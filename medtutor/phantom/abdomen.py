@@ -1,4 +1,4 @@
-"""The abdomen: CT in three phases and two MR contrasts of the same bodies, with organs, eight cancers and their look-alikes.
+"""The abdomen: CT in three phases and MR in two contrasts, with thirteen organs, eight cancers and their look-alikes.
 
 `abdomen_anatomy` makes the body, `abdomen_lesions` what is wrong with it, `abdomen_twins` a stylised body for tasks of
 long range; here slices, volumes and their truth. Anatomy in mm (see `body` for axes).
@@ -12,11 +12,11 @@ from torch import Tensor
 from medtutor.cohort import Cohort
 from medtutor.phantom import abdomen_lesions, abdomen_twins
 from medtutor.phantom.abdomen_anatomy import build
-from medtutor.phantom.abdomen_lesions import ATTRIBUTES, CANCERS, CLASSES, KINDS, MIMICS, ORGANS, PREVALENCE, RARE, SLOTS
+from medtutor.phantom.abdomen_lesions import ATTRIBUTES, CANCERS, CLASSES, KINDS, MIMICS, ORGANS, PREVALENCE, RARE
 from medtutor.phantom.body import rotation
 from medtutor.phantom.texture import Draws, blur, boxes, cloud, noise
 
-__all__ = ["ATTRIBUTES", "CANCERS", "CLASSES", "KINDS", "LEVELS", "MIMICS", "ORGANS", "PREVALENCE", "RARE", "SLOTS", "cohort"]
+__all__ = ["ATTRIBUTES", "CLASSES", "KINDS", "CANCERS", "MIMICS", "RARE", "LEVELS", "ORGANS", "PREVALENCE", "cohort"]
 
 FOV = 340.0  # mm, both ways in a slice
 VOLUME_FOV = (170.0, 220.0, 260.0)  # mm: z, y, x; the flanks are cropped
@@ -31,7 +31,44 @@ def cohort(n: int, size: int = 64, seed: int = 0, modality: str = "ct", kind: st
            twin_kidneys: bool = False, twin: float | None = None, window: tuple[float, float] | None = None,
            fov: float | str | tuple[float, float, float] | None = None, noisy: bool = True, phases: bool = False,
            lesions: tuple[int, int] | None = None, centre: tuple[float, float] = (0.0, 0.0)) -> Cohort:
-    """DOC
+    """n patients, one slice or volume each; patient i depends on `seed` and i only.
+
+    kind "slice": `image` (n, 1, size, size), `mask` (n, size, size), FOV 340 mm about `centre` (x, y) mm, the
+    patient's right at the image's left, at `level`: mm, (n,) mm, a name of LEVELS, or None for anywhere from -44 to 70
+    mm, where one sees (not all at once) the 13 ORGANS, gut, lung bases and lesions of all of these, but no breast and
+    hardly any lung: for their lesions take "breast", "lungs" or a trunk. kind "volume": `volume` (n, 1, size, size,
+    size) and `mask` (n, size, size, size) as (z, y, x), 170 x 220 x 260 mm, feet first. `fov` in mm replaces either
+    field of view; "trunk" is 330 x 300 x 350 mm, from the breasts to the colon.
+    modality "ct" (portal venous) is in HU / 1000, or in [0, 1] over `window` (low, high) HU; "mr" (like T2, fat
+    suppressed) and "mr-t1" are in [0, 1] with bias field and noise; all of the same bodies. `phases`: three channels,
+    CT in the arterial, portal venous and delayed phase; liver tumours then wash in and out, "liver haemangioma" fills
+    in, and the two are alike in the portal venous phase. `noisy=False` leaves out noise, texture and bias field.
+    Classes are in names["mask"], which is `CLASSES`: a lesion replaces its organ, spikes and all; small vessels,
+    discs, canal, muscles other than psoas, renal sinus and wall are background.
+
+    `label` (n, 20): which of KINDS (eight CANCERS, the eight MIMICS at the same places, haemangioma, three RARE) the
+    body has; a slice may miss them. `prevalence` is per kind and patient (default PREVALENCE); of a cancer and its
+    mimic at most one is there, the mimic at most in those without the cancer. In liver and kidney the same look means
+    the opposite: a rim around a dark core is a liver tumour but a kidney cyst, an even dark ball the reverse.
+    `lesions` (fewest, most up to 4): the liver has that many lesions, described, and nothing else, radius 7 to 32 mm;
+    they and those of the kidneys lie at the level of a slice. Then meta lesion_mask (n, 6, ...) for SLOTS and
+    attribute (n, 6, 6) int64, -1 where absent, words in names["attribute_<name>"]; slices have `box` (n, 6, 4), NaN
+    where not seen. A described liver lesion has mask class "liver tumour", whatever its density.
+    `landmark`: for slices (n, 13, 2), the mean pixel of each of ORGANS, NaN where not in the slice; for volumes (n,
+    36, 3) x, y, z in voxels (also outside the volume), points fixed in the frames of five organs and a vertebra, which
+    correspond between patients.
+
+    `situs`: probability of a mirrored patient (situs inversus); organs and their labels are mirrored together, so that
+    the left kidney is always the one away from the liver. `twin_kidneys`: stylised anatomy for long-range tasks. The
+    kidneys and all that is near them (spine, muscles, a midline aorta) have the same distribution on both sides,
+    mirrored or not; liver and stomach lie far in front, at least 64 mm (12 pixels of 64) from any kidney in a slice;
+    the rest is left out. Only the side of the liver tells the kidneys apart. `label` is (n, 3): liver tumour, kidney
+    tumour, paired cyst. `twin`: kidney lesions that look alike, each with a contralateral twin with this probability,
+    per site (upper and lower pole). One without twin is a "kidney tumour", those with one are "paired cyst". Levels
+    -30 to 48.
+    `meta`: situs (bool), level (slices, mm); but for twins sex (0 female, 1 male), severity_<kind> and zone_<kind> (0
+    upper, 1 middle, 2 lower, -1), (n,) or for lung, breast, kidney (n, 2), right first. Raises ValueError for bad
+    input.
     """
     _check(modality, kind, level, fov, phases, lesions, twin_kidneys, twin)
     often = {k: PREVALENCE[k] for k in ("liver tumour", "kidney tumour")} if twin_kidneys else PREVALENCE
@@ -42,7 +79,8 @@ def cohort(n: int, size: int = 64, seed: int = 0, modality: str = "ct", kind: st
     mirrored, tilt, anywhere = draws.chance(situs), draws.normal(0, 2), draws.uniform(-30, 48)
     meta, units = {"situs": mirrored}, {"level": "mm above the isocentre", "landmark": "pixels"}
     if flat:
-        level = anywhere * (1 if twin_kidneys else 1.45) if level is None else LEVELS[level] if isinstance(level, str) else level
+        anywhere = anywhere * (1 if twin_kidneys else 1.45)
+        level = anywhere if level is None else LEVELS[level] if isinstance(level, str) else level
         level = torch.as_tensor(level, dtype=torch.float64).expand(n)
         meta["level"] = level.float()
     if twin_kidneys:
@@ -67,8 +105,10 @@ def cohort(n: int, size: int = 64, seed: int = 0, modality: str = "ct", kind: st
     mask, box, landmark = abdomen_lesions.CLASS_OF[made[0][1]], None, None
     names |= {"mask": CLASSES} | ({field: ("arterial", "portal venous", "delayed")} if phases else {})
     if lesions is not None:
-        meta |= {"lesion_mask": torch.stack([abdomen_lesions.SLOT_OF[made[0][1]] == k for k in range(6)], 1), "attribute": told}
-        names |= {"box": SLOTS, "attribute": tuple(ATTRIBUTES)} | {f"attribute_{k}": v for k, v in ATTRIBUTES.items()}
+        slot = abdomen_lesions.SLOT_OF[made[0][1]]
+        meta |= {"lesion_mask": torch.stack([slot == k for k in range(6)], 1), "attribute": told}
+        names |= {f"attribute_{k}": v for k, v in ATTRIBUTES.items()}
+        names |= {"box": abdomen_lesions.SLOTS, "attribute": tuple(ATTRIBUTES)}
         box = boxes(meta["lesion_mask"]) if flat else None
     if flat:
         landmark, names["landmark"] = _middles(mask), ORGANS
@@ -98,12 +138,9 @@ def _check(modality, kind, level, fov, phases, lesions, twin_kidneys, twin) -> N
 
 def _middles(mask: Tensor) -> Tensor:
     """The mean pixel (N, K, 2) of each of ORGANS in masks (N, H, W), NaN where it is not in the slice."""
-    n, size, k = len(mask), mask.shape[-1], len(CLASSES)
-    place = (mask + k * torch.arange(n)[:, None, None]).flatten()
-    along = torch.arange(size, dtype=torch.float64).expand(n, size, size)
-    count = torch.bincount(place, minlength=n * k).view(n, k)
-    total = [torch.bincount(place, weights=w.flatten(), minlength=n * k).view(n, k) for w in (along, along.mT)]
-    return (torch.stack(total, -1) / count[..., None])[:, [CLASSES.index(o) for o in ORGANS]].float()
+    here = torch.stack([mask == CLASSES.index(organ) for organ in ORGANS], 1).float()
+    place, lines = torch.arange(mask.shape[-1], dtype=torch.float32), (here.sum(2), here.sum(3))
+    return torch.stack([line @ place / line.sum(2) for line in lines], -1)
 
 
 def _detected(value: Tensor, modality: str, seed: int, noisy: bool) -> Tensor:

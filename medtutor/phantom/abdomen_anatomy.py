@@ -48,12 +48,12 @@ def build(draws: Draws, prevalence: dict[str, float], lesions: tuple[int, int] |
     p.places = {f"{side} kidney": [(s * u(62, 67), u(31, 38), 6 * s - 10 + u(-8, 8))] for s, side in SIDES}
     p.places["vertebrae"] = [(0, 0, p.first + 17 + 34 * k) for k in range(-4, 6)]
     p.add = lambda shape, tissue, organ=None, on=None: paint("", shape, tissue, organ=organ, present=on)
-    p.at = lambda x, y, z: scale * torch.stack([torch.as_tensor(v, dtype=torch.float64).expand(n) for v in (x, y, z)], 1)
+    p.rows = lambda *v: torch.stack([torch.as_tensor(x, dtype=torch.float64).expand(n) for x in v], 1)
+    p.at = lambda x, y, z: scale * p.rows(x, y, z)
     p.ball = lambda centre, radii, turn=None: ellipsoid(p.at(*centre), p.at(*radii), turn)
     p.cut = lambda normal, point: half_space(torch.tensor(normal, dtype=torch.float64), p.at(*point))
-    p.pipe = lambda line, radii: tube(torch.stack([p.at(*point) for point in line], 1), p.size[:, None] * torch.stack(
-        [torch.as_tensor(r, dtype=torch.float64).expand(n) for r in radii], 1))
-    p.turn = lambda degrees, axis="z": rotation(torch.as_tensor(degrees, dtype=torch.float64).expand(n), axis)
+    p.pipe = lambda line, r: tube(torch.stack([p.at(*point) for point in line], 1), p.size[:, None] * p.rows(*r))
+    p.turn = lambda degrees, axis: rotation(p.rows(degrees)[:, 0], axis)
     p.number = lambda v: u(*v) if isinstance(v, list) else v
     p.marks["vertebra centre"] = p.at(0, 39, p.first + 17)
     abdomen_lesions.plan(p, prevalence, lesions, level, phases)
@@ -83,15 +83,14 @@ def _paint(p: SimpleNamespace, step: dict) -> None:
                 continue
             x, y, z, *radii = map(n, step["ball"])
             centre, turn = (s * x + dx, y + dy, z + dz), None
+            more = step["and"][3:] if "and" in step else None
             if "fat" in step:
-                radii[:2] = [r + p.fat + step["fat"] for r in radii[:2]]
+                radii, more = ([r + p.fat + step["fat"] for r in both[:2]] + both[2:] for both in (radii, more))
             for degrees, axis in step.get("turn", ()):
                 one = p.turn(n(degrees) * (1 if axis == "x" else s), axis)
                 turn = one if turn is None else turn @ one
             shape = p.ball(centre, radii, turn)
-            if "and" in step:
-                more = step["and"][3:]
-                shape = shape & p.ball(centre, [r + p.fat + step["fat"] for r in more[:2]] + more[2:] if "fat" in step else more)
+            shape = shape & p.ball(centre, more) if more else shape
             shape = p.named[step.get("name")] = reduce(and_, clips, shape)
             p.add(shape, step["add"], organ, on)
             if "mark" in step:
@@ -115,7 +114,7 @@ def _ribs(p: SimpleNamespace) -> None:
     """They fall from back to front, where the upper ones end in cartilage."""
     for s in (-1, 1):
         for k, end in enumerate(RIBS):
-            angles, top, hard = torch.linspace(-55, end, 9).deg2rad().tolist(), p.first + 181 - 24 * k, 6 if end > 100 else 8
+            angles, top = torch.linspace(-55, end, 9).deg2rad().tolist(), p.first + 181 - 24 * k
             rods = p.pipe([(s * 133.5 * math.cos(a), -4 - 96.5 * math.sin(a), top - 28 * a) for a in angles], [5.0] * 8)
-            p.add(rods[:hard], "rib", "rib")
-            p.add(rods[hard:], "cartilage") if hard < 8 else None
+            p.add(rods[:6], "rib", "rib")
+            p.add(rods[6:], *(("cartilage",) if end > 100 else ("rib", "rib")))

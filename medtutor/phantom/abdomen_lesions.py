@@ -60,9 +60,10 @@ def _mass(p: SimpleNamespace, look: tuple, site: tuple[Tensor, Tensor, Tensor], 
         shape = ellipsoid(place + shift, radius[:, None] * torch.as_tensor(scale, dtype=torch.float64), direction)
         return shape & clip if clip else shape
 
-    if spiky is not None or spikes:
-        rays = [rotation(180 * free[:, 5 + k] + 45 * k, "z") @ rotation(70 * free[:, 8 + k] - 35, "y") for k in range(4)]
-        p.add([solid([1.75, 0.22, 0.3], ray) for ray in rays], tissue, organ, on if spiky is None else on & spiky)
+    spiky = torch.full_like(on, spikes) if spiky is None else spiky
+    rays = [rotation(45 * k + 180 * free[:, 5 + k], "z") @ rotation(70 * free[:, 8 + k] - 35, "y") for k in range(4)]
+    if spiky.any():
+        p.add([solid([1.75, 0.22, 0.3], ray) for ray in rays], tissue, organ, on & spiky)
     p.add(solid(squash), tissue, organ, on)
     if core:
         p.add(solid(squash * share), core, organ, on)
@@ -106,11 +107,9 @@ def add_to_liver(p: SimpleNamespace) -> None:
         site = place[:, k], radius[:, k] * p.size, free[:, k]
         for side, clip in enumerate(lobes):
             near = lobe[:, k] == side
-            for kind in _OF["liver"] if p.lesions is None else ():
-                if k == first[kind] or (k == 1 and first[kind] == 0):
-                    on = p.has[kind] & near & (more if k == 1 else near)
-                    _mass(p, p.looks[kind], site, on, f"{kind}/{k}", clip)
-            for dense, tissue in enumerate(("dark", "blood") if p.lesions is not None else ()):
+            for kind in [] if p.lesions else [one for one in _OF["liver"] if first[one] == (0 if k == 1 else k)]:
+                _mass(p, p.looks[kind], site, p.has[kind] & near & (more if k == 1 else near), f"{kind}/{k}", clip)
+            for dense, tissue in enumerate(("dark", "blood") if p.lesions else ()):
                 on = here[:, k] & (hyper[:, k] == bool(dense)) & near
                 _mass(p, (tissue, None, 0, False), site, on, f"liver tumour/{k}", clip, spiky[:, k])
     for kind in _OF["liver"]:
@@ -120,7 +119,7 @@ def add_to_liver(p: SimpleNamespace) -> None:
 
 
 def add(p: SimpleNamespace) -> dict[str, Tensor]:
-    """The lesions outside the liver; returns label (N, K) of KINDS, severity_<kind>, zone_<kind>, attribute (N, 6, A)."""
+    """Lesions outside the liver; returns label (N, K) of KINDS, severity_<kind>, zone_<kind>, attribute (N, 6, 6)."""
     u, number = p.u, p.number
     for organ, (places, size) in ATLAS["sites"].items():
         second, radius, free = p.chance(0.5), number(size), u(0, 1, 12)

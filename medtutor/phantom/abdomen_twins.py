@@ -27,14 +27,10 @@ def build(draws: Draws, mirrored: Tensor, prevalence: dict[str, float], twin: fl
     def at(x, y, z) -> Tensor:
         return torch.stack([torch.as_tensor(v, dtype=torch.float64).expand(n) for v in (x, y, z)], 1)
 
-    girth, fat = draws.normal(1, 0.02), u(6, 16)
-
-    def pipe(x, y, middle=0.0) -> Shape:
-        return ellipsoid(at(0, middle, 0), at(x, y, math.inf))
-
-    add("fat", pipe(girth * 136 + fat, girth * 106 + fat), "fat")
-    add("wall", pipe(girth * 136, girth * 106), "muscle", within="fat")
-    cavity = pipe(girth * 124, girth * 95)
+    girth, fat, middle = draws.normal(1, 0.02), u(6, 16), at(0, 0, 0)
+    add("fat", ellipsoid(middle, at(girth * 136 + fat, girth * 106 + fat, math.inf)), "fat")
+    add("wall", ellipsoid(middle, at(girth * 136, girth * 106, math.inf)), "muscle", within="fat")
+    cavity = ellipsoid(middle, at(girth * 124, girth * 95, math.inf))
     add("cavity", cavity, "fat", within="wall")
     _spine(add, at, cavity)
     front = [cavity & half_space(at(0, 1, 0), at(0, y, 0)) for y in (-34, -40)]
@@ -70,8 +66,8 @@ def _kidneys(add, draws: Draws, at, mirrored: Tensor) -> list[Tensor]:
         centre, radii = at(side * x, y, z), at(rx, ry, rz)
         turn = rotation(-side * lean, "y") @ rotation(side * (lean + 12), "z")
         add(name, ellipsoid(centre, radii, turn), "kidney", within="cavity", organ=name)
-        sinus = ellipsoid(centre + at(-side * 9, -3, 0), at(rx * 0.45 * hilum, ry * 0.42, rz * 0.5), turn)
-        add(f"{name} sinus", sinus, "sinus", within=name)
+        sinus = centre + at(-side * 9, -3, 0), at(rx * 0.45 * hilum, ry * 0.42, rz * 0.5), turn
+        add(f"{name} sinus", ellipsoid(*sinus), "sinus", within=name)
         made.append(centre)
     return made
 

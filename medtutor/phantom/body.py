@@ -119,7 +119,8 @@ class Builder:
                     torch.eye(4, dtype=torch.float64).expand(self.n, 4, 4),
                     tuple(np.array(a, dtype=np.int64) for a in (table, quadrics_of, planes_of)),
                     dict(zip(self.background, torch.from_numpy(delta), strict=True)), torch.from_numpy(weight),
-                    np.array([self.solids[s].organ for s in first]), np.array([len(p.solids) == 1 for p in self.parts]), opaque)
+                    np.array([self.solids[s].organ for s in first]), np.array([len(p.solids) == 1 for p in self.parts]),
+                    opaque)
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,8 @@ class Body:
         none = (0,) * len(shape)
         value = torch.full(shape, float(self.background[modality])) if modality else torch.zeros(none)
         label = torch.zeros(shape, dtype=torch.long)
-        delta = self.delta[modality] + self.opaque * self.background[modality] if modality else self.weight
+        delta = self.delta[modality] if modality else self.weight
+        delta = delta + self.background[modality] if modality and self.opaque else delta
         self._run(kernel, place, (delta, self.weight), self.organ, self.whole, *where, value,
                   label if labelled else label.new_zeros(none))
         return value if modality else None, label
