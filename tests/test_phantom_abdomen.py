@@ -1,5 +1,6 @@
-"""Abdomen cohorts: organs, lesions and their look-alikes, described lesions, phases, landmarks, mirrored patients, twins."""
+"""Abdomen cohorts: organs, lesions and look-alikes, described lesions, phases, landmarks, mirrored patients, twins."""
 
+import hashlib
 import subprocess
 import sys
 
@@ -42,8 +43,9 @@ def test_fields_and_ranges():
 
 
 def test_names_keep_their_places():
-    assert abdomen.CLASSES[:12] == ("background", "liver", "spleen", "right kidney", "left kidney", "pancreas", "stomach",
-                                    "aorta", "vertebra", "liver tumour", "kidney tumour", "paired cyst")
+    assert abdomen.CLASSES[:12] == (
+        "background", "liver", "spleen", "right kidney", "left kidney", "pancreas", "stomach", "aorta", "vertebra",
+        "liver tumour", "kidney tumour", "paired cyst")
     assert len(abdomen.ORGANS) == 13
     assert {*abdomen.ORGANS, *abdomen.KINDS} <= set(abdomen.CLASSES)
     assert len(set(abdomen.CLASSES)) == len(abdomen.CLASSES)
@@ -63,8 +65,8 @@ def test_every_organ_is_there():
 
 def test_tissues_look_as_they_should():
     c = abdomen.cohort(8, 48, 2, kind="volume", prevalence=NONE, noisy=False)
-    hu = {name: c.volume[:, 0][c.mask == CLASS[name]].median() * 1000 for name in ("liver vessels", "liver", "right kidney",
-          "gallbladder", "lung", "rib", "aorta", "pancreas")}
+    names = "liver vessels", "liver", "right kidney", "gallbladder", "lung", "rib", "aorta", "pancreas"
+    hu = {name: c.volume[:, 0][c.mask == CLASS[name]].median() * 1000 for name in names}
     order = ["lung", "gallbladder", "pancreas", "liver", "aorta", "right kidney", "rib"]
     assert sorted(order, key=hu.get) == order
     assert hu["liver vessels"] > hu["liver"] + 40
@@ -75,24 +77,21 @@ def test_tissues_look_as_they_should():
         assert abs(a - b) < 0.07  # what one organ is in T1, another is in CT
 
 
-@pytest.mark.parametrize("k", range(8))
-def test_cancers_and_their_look_alikes_share_place_and_size(k):
-    cancer, mimic = abdomen.CANCERS[k], abdomen.MIMICS[k]
-    levels = {0: "lungs", 1: "breast", 2: "oesophagus", 3: "liver", 4: 8.0, 5: "liver", 6: "kidneys", 7: "colon"}
-    options = {"size": 64, "seed": 3, "level": levels[k], "noisy": False}
-    a, b = (abdomen.cohort(24, prevalence=NONE | {kind: 1.0}, **options) for kind in (cancer, mimic))
-    for c, kind in ((a, cancer), (b, mimic)):
-        assert torch.equal(c.label, torch.tensor([[float(one == kind) for one in abdomen.KINDS]]).expand(24, -1))
-        seen = set(c.mask.unique().tolist()) & {CLASS[one] for one in abdomen.KINDS}
-        assert seen == {CLASS[kind]}
-        assert (c.meta[f"severity_{kind.replace(' ', '_')}"].view(24, -1).amax(1) > 0).all()
-    here, there = a.mask == CLASS[cancer], b.mask == CLASS[mimic]
-    both = here.flatten(1).any(1) & there.flatten(1).any(1)
-    assert both.sum() >= 6
-    assert (here & there).flatten(1).any(1)[both].all()
-    ratio = here[both].sum() / there[both].sum()
-    assert 0.9 < ratio < 1.7  # needles stick out of some tumours
-    assert torch.equal(a.mask == LIVER, b.mask == LIVER) or k not in (0, 1)
+def test_cancers_and_their_look_alikes_share_place_and_size():
+    a, b = (abdomen.cohort(8, 64, 3, kind="volume", fov="trunk", noisy=False, prevalence=NONE | wanted)
+            for wanted in (dict.fromkeys(kinds, 1.0) for kinds in (abdomen.CANCERS, abdomen.MIMICS)))
+    assert torch.equal(a.label, torch.tensor([[1.0] * 8 + [0.0] * 12]).expand(8, -1))
+    assert torch.equal(b.label, torch.tensor([[0.0] * 8 + [1.0] * 8 + [0.0] * 4]).expand(8, -1))
+    for cancer, mimic in zip(abdomen.CANCERS, abdomen.MIMICS, strict=True):
+        here, there = (a.mask == CLASS[cancer]).flatten(1), (b.mask == CLASS[mimic]).flatten(1)
+        assert (a.mask == CLASS[mimic]).sum() == 0
+        both = here.any(1) & there.any(1)
+        assert both.sum() >= 7, cancer
+        assert (here & there).any(1)[both].all()
+        assert 0.7 < here.sum() / there.sum() < 1.7, cancer  # needles stick out of some tumours
+        for c, kind in ((a, cancer), (b, mimic)):
+            assert (c.meta[f"severity_{kind.replace(' ', '_')}"].view(8, -1).amax(1) > 0).all()
+            assert (c.meta["sex"] == 0).all()  # who has a lesion of the breast here is a woman
 
 
 def test_the_same_look_means_the_opposite_in_liver_and_kidney():
@@ -109,9 +108,9 @@ def test_the_same_look_means_the_opposite_in_liver_and_kidney():
 
 
 def test_prevalence_and_rare_kinds():
-    c = abdomen.cohort(600, 8, 5)
+    c = abdomen.cohort(400, 8, 5)
     rate = dict(zip(abdomen.KINDS, c.label.mean(0), strict=True))
-    assert all(abs(rate[kind] - abdomen.PREVALENCE[kind]) < 0.06 for kind in abdomen.KINDS)
+    assert all(abs(rate[kind] - abdomen.PREVALENCE[kind]) < 0.075 for kind in abdomen.KINDS)
     assert all(rate[kind] == 0 for kind in abdomen.RARE)
     assert (c.label[:, :8] * c.label[:, 8:16]).sum() == 0
     rare = abdomen.cohort(60, 64, 5, level="liver", noisy=False,
@@ -156,7 +155,7 @@ def test_described_lesions():
         y, x = mask[i, k].nonzero(as_tuple=True)
         assert c.box[i, k].tolist() == [x.min(), y.min(), x.max() + 1, y.max() + 1]
     seen = here & (mask.sum((2, 3)) > 12)
-    value = torch.stack([(c.image[:, 0] * m).sum((1, 2)) / m.sum((1, 2)).clamp(min=1) for m in mask.float().unbind(1)], 1)
+    value = (c.image * mask).sum((2, 3)) / mask.sum((2, 3)).clamp(min=1)
     dense = told[:, :4, 1][seen[:, :4]]
     assert value[:, :4][seen[:, :4]][dense == 1].min() > value[:, :4][seen[:, :4]][dense == 0].max()
     area = [mask[:, :4].sum((2, 3))[told[:, :4, 0] == k].float().mean() for k in range(3)]
@@ -176,14 +175,14 @@ def test_landmarks_correspond():
     spots, names = c.landmark.round().long(), c.names["landmark"]
     assert c.landmark.shape == (12, len(names), 3)
     inside = ((spots >= 0) & (spots < 48)).all(-1)
-    for k, name in enumerate(names):
-        organ = name.rsplit(" ", 1)[0]
-        if organ in ("liver", "spleen") or (organ.endswith("kidney") and name.endswith(("head", "foot", "back"))):
-            x, y, z = spots[:, k].clamp(0, 47).unbind(-1)
-            found = c.mask[torch.arange(12), z, y, x]
-            allowed = [CLASS[organ]] + [CLASS["liver vessels"]] * (organ == "liver")
-            hit = torch.isin(found, torch.tensor(allowed))[inside[:, k]]
-            assert len(hit) == 0 or hit.float().mean() > (0.5 if organ in ("liver", "spleen") else 0.9), name
+    for name in ("liver right", "liver front", "spleen head", "spleen back", "right kidney head", "right kidney foot",
+                 "left kidney head", "left kidney back"):
+        k, organ = names.index(name), CLASS[name.rsplit(" ", 1)[0]]
+        x, y, z = spots[:, k].clamp(0, 47).unbind(-1)
+        found = c.mask[torch.arange(12), z, y, x][inside[:, k]]
+        assert len(found) > 6
+        assert ((found == organ) | (found == CLASS["liver vessels"])).float().mean() > 0.75, name
+    assert c.landmark.std(0).amin() > 0.1  # patients differ
     lies = middles(c.mask[:, 24], LIVER) > 23.5
     assert torch.equal(lies, c.meta["situs"])
     flat = abdomen.cohort(8, 64, 8, level="kidneys", prevalence=NONE)
@@ -205,13 +204,6 @@ def test_facts_agree_with_pictures():
     zone = c.meta["zone_kidney_tumour"].amax(1)
     height = (lesion.sum((2, 3)) @ torch.arange(48.0)) / lesion.sum((1, 2, 3))
     assert height[zone == 0].mean() > height[zone == 1].mean() + 2 > height[zone == 2].mean() + 4
-
-
-def test_a_trunk_shows_all_eight_organs():
-    c = abdomen.cohort(6, 48, 10, kind="volume", fov="trunk", prevalence=NONE | dict.fromkeys(abdomen.CANCERS, 1.0))
-    for kind in abdomen.CANCERS:
-        assert (c.mask == CLASS[kind]).flatten(1).any(1).float().mean() > 0.8, kind
-    assert (c.meta["sex"] == 0).all()  # who has a breast tumour here is a woman
 
 
 def test_volumes_slices_and_sizes_show_the_same_body():
@@ -318,10 +310,10 @@ def test_a_patient_does_not_depend_on_the_cohort(options):
 
 
 def test_options_do_not_shift_the_draws():
-    plain = abdomen.cohort(6, 32, 12, level="kidneys")
+    plain = abdomen.cohort(6, 32, 12, level="pancreas")
     for options in ({"prevalence": NONE}, {"phases": True}, {"lesions": (2, 2)}):
-        other = abdomen.cohort(6, 32, 12, level="kidneys", **options)
-        for name in ("left kidney", "spleen", "aorta", "vertebra"):
+        other = abdomen.cohort(6, 32, 12, level="pancreas", **options)
+        for name in ("left kidney", "spleen", "aorta", "stomach"):
             here = plain.mask == CLASS[name]
             same = (other.mask == CLASS[name])[here] | (other.mask[here] >= CLASS["lung tumour"]) | (
                 other.mask[here] == TUMOUR)
@@ -331,10 +323,9 @@ def test_options_do_not_shift_the_draws():
 def test_another_process_makes_the_same_patients():
     code = ("import hashlib; from medtutor.phantom import abdomen; c = abdomen.cohort(3, 32, 13, phases=True); "
             "print(hashlib.sha256(c.image.numpy().tobytes() + c.mask.numpy().tobytes()).hexdigest())")
-    prints = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
-                             env=None).stdout for _ in range(2)}
-    assert len(prints) == 1
-    assert len(prints.pop()) > 60
+    there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    c = abdomen.cohort(3, 32, 13, phases=True)
+    assert hashlib.sha256(c.image.numpy().tobytes() + c.mask.numpy().tobytes()).hexdigest() == there
 
 
 @pytest.mark.parametrize(("options", "match"), [

@@ -103,8 +103,8 @@ def _paint(p: SimpleNamespace, step: dict) -> None:
 
 
 def _mark(p: SimpleNamespace, name: str, centre: tuple, radii: tuple, turn: Tensor | None) -> None:
-    """The middle of an ellipsoid and the points at 0.7 radii from it become landmarks: the same in every patient."""
-    middle, axes = p.at(*centre), torch.diag_embed(p.at(*radii)) * 0.7
+    """The middle of an ellipsoid and the points at 0.6 radii from it become landmarks: the same in every patient."""
+    middle, axes = p.at(*centre), torch.diag_embed(p.at(*radii)) * 0.6
     axes = axes if turn is None else turn @ axes
     p.marks |= {f"{name} centre": middle} | {f"{name} {end}": middle + sign * axes[..., k] for k, sign, end in (
         (0, -1, "right"), (0, 1, "left"), (1, -1, "front"), (1, 1, "back"), (2, -1, "foot"), (2, 1, "head"))}
