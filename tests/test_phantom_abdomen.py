@@ -98,7 +98,7 @@ def test_the_same_look_means_the_opposite_in_liver_and_kidney():
     values = {}
     for kind, level in (("liver tumour", "liver"), ("liver cyst", "liver"), ("kidney tumour", "kidneys"),
                         ("kidney cyst", "kidneys")):
-        c = abdomen.cohort(40, 96, 4, level=level, prevalence=NONE | {kind: 1.0}, noisy=False)
+        c = abdomen.cohort(24, 80, 4, level=level, prevalence=NONE | {kind: 1.0}, noisy=False)
         values[kind] = c.image[:, 0][c.mask == CLASS[kind]].quantile(torch.tensor([0.3, 0.8])) * 1000
     even, rim = ("liver cyst", "kidney tumour"), ("liver tumour", "kidney cyst")
     assert all(values[kind][1] - values[kind][0] < 40 for kind in even)
@@ -210,7 +210,7 @@ def test_volumes_slices_and_sizes_show_the_same_body():
     options = {"seed": 11, "noisy": False}
     volume = abdomen.cohort(4, 40, kind="volume", fov=(160, 340, 340), **options)
     level = (torch.arange(40) - 19.5) * 4
-    for k in (8, 20, 31):
+    for k in (8, 28):
         flat = abdomen.cohort(4, 40, level=float(level[k]), **options)
         assert (flat.mask == volume.mask[:, k]).float().mean() > 0.999
     small, large = (abdomen.cohort(4, size, level="liver", **options) for size in (40, 120))
@@ -300,10 +300,10 @@ def test_twins_have_three_labels_and_all_classes():
     assert c.names["mask"] == abdomen.CLASSES
 
 
-@pytest.mark.parametrize("options", [{}, {"modality": "mr-t1", "situs": 0.5}, {"kind": "volume"}, {"lesions": (1, 4)},
-                                     {"phases": True}, {"twin_kidneys": True, "twin": 0.5, "modality": "mr"}])
+@pytest.mark.parametrize("options", [{"modality": "mr-t1", "situs": 0.5}, {"kind": "volume"},
+                                     {"lesions": (1, 4), "phases": True}, {"twin_kidneys": True, "twin": 0.5}])
 def test_a_patient_does_not_depend_on_the_cohort(options):
-    few, many = (abdomen.cohort(n, 24, 7, **options) for n in (4, 20))
+    few, many = (abdomen.cohort(n, 24, 7, **options) for n in (4, 12))
     assert few.columns().keys() == many.columns().keys()
     for key, column in few.columns().items():
         assert torch.allclose(column.double(), many.columns()[key][:4].double(), atol=1e-6, equal_nan=True), key
@@ -311,7 +311,7 @@ def test_a_patient_does_not_depend_on_the_cohort(options):
 
 def test_options_do_not_shift_the_draws():
     plain = abdomen.cohort(6, 32, 12, level="pancreas")
-    for options in ({"prevalence": NONE}, {"phases": True}, {"lesions": (2, 2)}):
+    for options in ({"prevalence": NONE}, {"phases": True, "lesions": (2, 2)}):
         other = abdomen.cohort(6, 32, 12, level="pancreas", **options)
         for name in ("left kidney", "spleen", "aorta", "stomach"):
             here = plain.mask == CLASS[name]
