@@ -77,7 +77,7 @@ class Builder:
                 for one in (shape if isinstance(shape, list) else [shape])]
         middle, reach = np.stack([f[4] for f in made]), np.stack([f[5] for f in made])[..., None]
         low, high = (middle - reach).min(1), (middle + reach).max(1)
-        covered = [p for p in self.parts if p.tags <= over]
+        covered = [p for p in self.parts if p.tags <= over] if over else []
         if covered:
             lows = np.maximum(low[:, None], [p.low for p in covered])
             highs = np.minimum(high[:, None], [p.high for p in covered])
@@ -90,8 +90,9 @@ class Builder:
             self.solids.append(_Solid(fields, on, delta, index))
         self.values[name] = value
 
-    def build(self) -> Body:
-        """The bodies that the parts make up."""
+    def build(self, opaque: bool = False) -> Body:
+        """The bodies that the parts make up. In an `opaque` one every part hides what was added before it, without
+        `within` and `over`: any number of parts may overlap, but there are slices and volumes only."""
         form, centre, normal, offset, middle, reach = zip(*(s.fields for s in self.solids), strict=True)
         ends = np.cumsum([[0, 0]] + [[f.shape[1], h.shape[1]] for f, h in zip(form, normal, strict=True)], 0)
         cut = np.diff(ends[:, 1]) > 0  # what half-spaces cut gets a ball that bounds it
@@ -118,7 +119,8 @@ class Builder:
                     torch.eye(4, dtype=torch.float64).expand(self.n, 4, 4),
                     tuple(np.array(a, dtype=np.int64) for a in (table, quadrics_of, planes_of)),
                     dict(zip(self.background, torch.from_numpy(delta), strict=True)), torch.from_numpy(weight),
-                    np.array([self.solids[s].organ for s in first]), np.array([len(p.solids) == 1 for p in self.parts]))
+                    np.array([self.solids[s].organ for s in first]), np.array([len(p.solids) == 1 for p in self.parts]),
+                    opaque)
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ class Body:
     The quadrics have form (N, Q, 3, 3) and centre (N, Q, 3), as in `Shape`, the half-spaces are planes (N, H, 4), which
     are normal and minus offset, and `layout` says whose they are, as in `kernels`; all this in coordinates to which
     `frame` (N, 4, 4) maps those of the bodies. Per part: delta {modality: (N, P)}, weight (N, P), organ (P,), and
-    `whole` (P,): it is not the intersection of a part with one painted over it.
+    `whole` (P,): it is not the intersection of a part with one painted over it. `opaque`: parts hide what came before.
     """
 
     n: int
@@ -143,6 +145,7 @@ class Body:
     weight: Tensor
     organ: np.ndarray
     whole: np.ndarray
+    opaque: bool = False
 
     def __getitem__(self, rows: slice) -> Body:
         """Some of the patients."""
@@ -170,6 +173,7 @@ class Body:
         value = torch.full(shape, float(self.background[modality])) if modality else torch.zeros(none)
         label = torch.zeros(shape, dtype=torch.long)
         delta = self.delta[modality] if modality else self.weight
+        delta = delta + self.background[modality] if modality and self.opaque else delta
         self._run(kernel, place, (delta, self.weight), self.organ, self.whole, *where, value,
                   label if labelled else label.new_zeros(none))
         return value if modality else None, label
@@ -178,8 +182,13 @@ class Body:
                ) -> tuple[Tensor | None, Tensor]:
         """Values (N, M) of a modality (None: skip) and organ indices (N, M) int64 at shared `points` (M, 3) in mm.
         Where organs overlap, the later part wins; 0 is "none of them", and everywhere without `labelled`."""
+        self._see_through()
         there = points.double() @ self.frame[:, :3, :3].mT + self.frame[:, None, :3, 3]
         return self._paint(kernels.probe, there, (self.n, len(points)), modality, labelled)
+
+    def _see_through(self) -> None:
+        if self.opaque:
+            raise ValueError("the parts of these bodies hide each other, so only slices and volumes show them")
 
     def ct(self, points: Tensor) -> Tensor:
         """CT values (N, M) in HU at shared `points` (M, 3) in mm."""
@@ -198,15 +207,19 @@ class Body:
         fine = fine.view(self.n, size, oversample, size, oversample).mean((2, 4))
         return fine, body._grid((1, size, size), (1.0, fov, fov), None, True)[1][:, 0]
 
-    def volume(self, size: int, fov: float | tuple[float, float, float], modality: str = "ct") -> tuple[Tensor, Tensor]:
-        """Values and labels (N, size, size, size) of the box of `fov` mm (z, y, x) at the isocentre, feet first."""
-        return self._grid((size,) * 3, (fov,) * 3 if isinstance(fov, (int, float)) else fov, modality, True)
+    def volume(self, size: int | tuple[int, int, int], fov: float | tuple[float, float, float], modality: str = "ct",
+               ) -> tuple[Tensor, Tensor]:
+        """Values and labels (N, size, size, size) of the box of `fov` mm (z, y, x) at the isocentre, feet first; three
+        sizes make (N, *size)."""
+        fov = (fov,) * 3 if isinstance(fov, (int, float)) else fov
+        return self._grid((size,) * 3 if isinstance(size, int) else size, fov, modality, True)
 
     def _grid(self, sizes: tuple[int, ...], fovs: tuple[float, ...], modality: str | None, labelled: bool,
               ) -> tuple[Tensor | None, Tensor]:
         """Values and labels (N, *sizes) at the centres of the voxels of a box (z, y, x) about the isocentre."""
         axes = np.array([_axis(s, f) for s, f in zip(sizes, fovs, strict=True)])
-        return self._paint(kernels.fill, self.frame @ _ACROSS, (self.n, *sizes), modality, labelled, axes)
+        return self._paint(kernels.fill, self.frame @ _ACROSS, (self.n, *sizes), modality, labelled, axes,
+                           self.opaque)
 
     def xray(self, view: str | float = "PA", size: int = 64, fov: float = 360.0, source: float = math.inf) -> Tensor:
         """Line integrals of mu (N, size, size), without unit. See `film`."""
@@ -227,6 +240,7 @@ class Body:
         image as "PA". `source` is the distance in mm from the source to the isocentre (inf: parallel beam); `fov` is
         the width of the image in the plane of the isocentre. A mask holds rays that cross more than 0.01 mm.
         """
+        self._see_through()
         if view not in VIEWS and not isinstance(view, (int, float)):
             raise ValueError(f"view must be one of {', '.join(VIEWS)} or an angle in degrees, but got {view!r}")
         angle, mirror, k = math.radians(VIEWS.get(view, view)), -1 if view == "AP" else 1, 1 / source

@@ -189,16 +189,18 @@ def film(begin, end, table, quadrics_of, planes_of, form, centre, half, place, g
 
 
 @_compiled
-def fill(begin, end, table, quadrics_of, planes_of, form, centre, half, place, delta, weight, organ, whole, grid, value,
-         label):
-    """Paint every part into value and label (N, v, u, t), either of them possibly empty."""
+def fill(begin, end, table, quadrics_of, planes_of, form, centre, half, place, delta, weight, organ, whole, grid,
+         opaque, value, label):
+    """Paint every part into value and label (N, v, u, t), either of them possibly empty. Opaque ones hide what was
+    there, others add to its value."""
     shape = value.shape if value.size else label.shape
     low, high = np.empty(shape[2]), np.empty(shape[2])
     for n in range(begin, end):
         quadrics, planes, conics, rows = _seen(form[n], centre[n], half[n], place[n])
         for p in range(len(table)):
-            paints = label.size > 0 and _paints(organ[p], weight[n, p], whole[p])
-            if not paints and (value.size == 0 or delta[n, p] == 0):
+            shows = weight[n, p] > 0 if opaque else delta[n, p] != 0
+            paints = label.size > 0 and (shows if opaque else _paints(organ[p], weight[n, p], whole[p]))
+            if not paints and (value.size == 0 or not shows):
                 continue
             top, bottom = _rows(table[p], quadrics_of, rows, grid[0, 0], grid[0, 1], shape[1])
             for r in range(top, bottom):
@@ -208,10 +210,11 @@ def fill(begin, end, table, quadrics_of, planes_of, form, centre, half, place, d
                     near, beyond = _indices(low[i], high[i], grid[2, 0], grid[2, 1], shape[3])
                     if value.size:
                         for j in range(near, beyond):
-                            value[n, r, i, j] += delta[n, p]
+                            value[n, r, i, j] = delta[n, p] if opaque else value[n, r, i, j] + delta[n, p]
                     if paints:
                         for j in range(near, beyond):
-                            label[n, r, i, j] = _named(label[n, r, i, j], organ[p], weight[n, p])
+                            before = label[n, r, i, j]
+                            label[n, r, i, j] = max(organ[p], 0) if opaque else _named(before, organ[p], weight[n, p])
 
 
 @_compiled
