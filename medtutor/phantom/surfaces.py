@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medtutor.cohort import Cohort
-from medtutor.phantom import abdomen, thorax
+from medtutor.phantom import abdomen, abdomen_anatomy, thorax
 from medtutor.phantom.body import Body
 from medtutor.phantom.texture import Draws, rows
 
@@ -141,9 +141,8 @@ def shaded(clouds: Cohort, size: int = 64) -> Cohort:
 
 def _bodies(n: int, seed: int) -> list[Body]:
     """Abdomen and thorax of n healthy adults in one frame, in mm; bones are left out, which would dent the lungs."""
-    size, none = Draws(n, seed, "surfaces person", 4).normal(1, 0.06), torch.zeros(n, dtype=torch.bool)
-    belly, _ = abdomen.build(Draws(n, seed, "surfaces abdomen", 4096), none, dict.fromkeys(abdomen.PREVALENCE, 0.0),
-                             False, None)
+    size = Draws(n, seed, "surfaces person", 4).normal(1, 0.06)
+    belly = abdomen_anatomy.build(Draws(n, seed, "surfaces abdomen", 4096), dict.fromkeys(abdomen.PREVALENCE, 0.0))[0]
     chest, _, common, _ = next(thorax.patients(n, seed, dict.fromkeys(thorax.FINDINGS, 0.0)))
     soft = np.isin(np.array((*chest.organs, ""))[chest.organ], ("", *BONES), invert=True)
     chest = replace(chest, layout=(chest.layout[0][soft], *chest.layout[1:]), weight=chest.weight[:, soft],
