@@ -16,9 +16,9 @@ from collections.abc import Callable
 
 import torch
 
-from medtutor.phantom.body import Body
 from medtutor.phantom.cache import cached
 from medtutor.phantom.gallery import made
+from medtutor.render.body import Body
 
 SIZE = 64
 #     name: call, most patients (None: as asked)

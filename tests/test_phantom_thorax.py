@@ -182,8 +182,8 @@ def test_ct_and_radiograph_show_one_body():
     n, size = 3, 48
     sick = {"mass": torch.tensor([[0.9, 0.0]]).expand(n, 2), "effusion": torch.tensor([[0.0, 0.7]]).expand(n, 2)}
     ct = thorax.cohort(n, size, 2, "ct", kind="volume", severity=sick, **CALM)
-    from medtutor.phantom.body import MU_WATER
     from medtutor.phantom.texture import Draws
+    from medtutor.render.body import MU_WATER
 
     grades = {f: torch.zeros(n, 2) if f in SIDED else torch.zeros(n) for f in FINDINGS} | sick
     bodies, known = thorax.build(

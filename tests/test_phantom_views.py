@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from medtutor.language import written
 from medtutor.language.known import facts
 from medtutor.phantom import corruptions, thorax, views
-from medtutor.phantom.body import MU_WATER
+from medtutor.render.body import MU_WATER
 
 NONE = dict.fromkeys(thorax.FINDINGS, 0.0)
 HASH = """

@@ -1,6 +1,7 @@
 """The digital patient: procedural cohorts whose anatomy, findings and masks are known exactly.
 
-`body` is the engine, `texture` the randomness and the detectors; each modality has `cohort(n, size, seed, ...)`.
+`texture` has the randomness and the detectors; each modality has `cohort(n, size, seed, ...)`. Solid bodies are drawn by
+`medtutor.render`.
 Submodules load on first use, so that importing this package costs nothing.
 """
 

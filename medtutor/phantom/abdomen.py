@@ -1,7 +1,7 @@
 """The abdomen: CT in three phases and MR in two contrasts, with thirteen organs, eight cancers and their look-alikes.
 
 `abdomen_anatomy` makes the body, `abdomen_lesions` what is wrong with it, `abdomen_twins` a stylised body for tasks of
-long range; here slices, volumes and their truth. Anatomy in mm (see `body` for axes).
+long range; here slices, volumes and their truth. Anatomy in mm (axes as in `render.body`).
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from medtutor.cohort import Cohort
 from medtutor.phantom import abdomen_lesions, abdomen_twins
 from medtutor.phantom.abdomen_anatomy import build
 from medtutor.phantom.abdomen_lesions import ATTRIBUTES, CANCERS, CLASSES, KINDS, MIMICS, ORGANS, PREVALENCE, RARE
-from medtutor.phantom.body import rotation
 from medtutor.phantom.texture import Draws, blur, boxes, cloud, noise
+from medtutor.render.body import rotation
 
 __all__ = ["ATTRIBUTES", "CLASSES", "KINDS", "CANCERS", "MIMICS", "RARE", "LEVELS", "ORGANS", "PREVALENCE", "cohort"]
 

@@ -1,5 +1,5 @@
 """The body of the abdomen from the breasts to the colon, painted from the atlas in abdomen.yml: what comes later hides
-what was there. Lengths in mm of an average frame (axes as in `body`), times each patient's `scale` (N, 3)."""
+what was there. Lengths in mm of an average frame (axes as in `render.body`), times each patient's `scale` (N, 3)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from medtutor.phantom import abdomen_lesions
 from medtutor.phantom.abdomen_lesions import ATLAS, CLASSES, FINE
-from medtutor.phantom.body import Body, Builder, Shape, ellipsoid, half_space, rotation, tube
 from medtutor.phantom.texture import Draws
+from medtutor.render.body import Body, Builder, Shape, ellipsoid, half_space, rotation, tube
 
 MODALITIES = {"ct": -1000.0, "mr": 0.0, "mr-t1": 0.0, "arterial": -1000.0, "delayed": -1000.0}  # and their air
 TISSUE = ATLAS["tissues"]

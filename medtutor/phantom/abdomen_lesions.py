@@ -13,7 +13,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from medtutor.phantom.body import Shape, ellipsoid, rotation
+from medtutor.render.body import Shape, ellipsoid, rotation
 
 ATLAS = yaml.load(files("medtutor.phantom").joinpath("abdomen.yml").read_text(encoding="utf-8"),
                   getattr(yaml, "CSafeLoader", yaml.SafeLoader))

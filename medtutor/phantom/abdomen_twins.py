@@ -13,8 +13,8 @@ from torch import Tensor
 
 from medtutor.phantom.abdomen_anatomy import MODALITIES, TISSUE, painter
 from medtutor.phantom.abdomen_lesions import CLASSES, FINE
-from medtutor.phantom.body import Body, Builder, Shape, ellipsoid, half_space, rotation
 from medtutor.phantom.texture import Draws
+from medtutor.render.body import Body, Builder, Shape, ellipsoid, half_space, rotation
 
 
 def build(draws: Draws, mirrored: Tensor, prevalence: dict[str, float], twin: float | None) -> tuple[Body, Tensor]:

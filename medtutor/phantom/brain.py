@@ -20,8 +20,8 @@ from medtutor.cohort import Cohort
 from medtutor.phantom import growth, warp
 from medtutor.phantom.growth import wide
 from medtutor.phantom.mri import CONTRASTS, SITES, scan, smooth
-from medtutor.phantom.shape import rotation
 from medtutor.phantom.texture import Draws, boxes, cloud, noise
+from medtutor.render.shape import rotation
 
 CLASSES = ("background", "cerebrospinal fluid", "grey matter", "white matter", "ventricle", "white matter lesion",
            "infarct", "haemorrhage", "oedema", "tumour core")

@@ -63,7 +63,8 @@ def _keep(cohort: Cohort, path: Path) -> None:
 @cache
 def _code() -> tuple[str, ...]:
     here = Path(__file__).parent
-    files = (here.parent / "cohort.py", *sorted(f for f in here.iterdir() if f.is_file()))
+    files = (here.parent / "cohort.py", *sorted((here.parent / "render").glob("*.py")),
+             *sorted(f for f in here.iterdir() if f.is_file()))
     source = b"".join(f.read_bytes() for f in files)
     return (sha256(source).hexdigest(), version("torch"), version("numba"))
 

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medtutor.cohort import Cohort
-from medtutor.phantom.body import MU_WATER
 from medtutor.phantom.texture import Draws, blur, cloud, noise
+from medtutor.render.body import MU_WATER
 
 KINDS = ("motion", "metal", "underexposure", "resolution", "contrast", "crop", "blocks")
 PHOTONS = 3e6  # per ray in air at dose 1: about 15 HU in an adult's chest

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medtutor.cohort import Cohort
-from medtutor.phantom.shape import rotation
 from medtutor.phantom.texture import Draws, blur, boxes, cloud, noise, unit_grid
+from medtutor.render.shape import rotation
 
 CLASSES, PREVALENCE = ("background", "polyp", "instrument"), {"polyp": 0.7, "instrument": 0.4, "bleeding": 0.15}
 RATE, LENS, FOLDS = 10.0, math.radians(52), 10  # frames/s; angle at the middle of the picture's edge; rings

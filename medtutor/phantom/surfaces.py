@@ -17,8 +17,8 @@ from torch import Tensor
 
 from medtutor.cohort import Cohort
 from medtutor.phantom import abdomen, abdomen_anatomy, thorax
-from medtutor.phantom.body import Body
 from medtutor.phantom.texture import Draws, rows
+from medtutor.render.body import Body
 
 ORGANS = ("liver", "spleen", "right kidney", "left kidney", "stomach", "heart", "right lung", "left lung")
 SIX = (*ORGANS[:5], "pancreas")  # what `completion` shows

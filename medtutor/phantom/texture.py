@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medtutor.phantom import kernels
+from medtutor.render import kernels
 
 
 def rows(n: int, seed: int, stream: str, count: int, normal: bool = False) -> Tensor:

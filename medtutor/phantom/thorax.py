@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medtutor.cohort import Cohort
-from medtutor.phantom.body import Body, rotation
 from medtutor.phantom.corruptions import low_dose
 from medtutor.phantom.texture import Draws, blur, boxes, cloud, noise
 from medtutor.phantom.thorax_anatomy import DEVICES, ORGANS, STRUCTURES, build
 from medtutor.phantom.thorax_findings import FINDINGS, NAMED, SIDED, SIDES, WHOLE
+from medtutor.render.body import Body, rotation
 
 __all__ = ["COURSES", "CT_CLASSES", "DEVICES", "FINDINGS", "FOV", "ORGANS", "SIDED", "SIDES", "SITES", "STRUCTURES",
            "WHOLE", "build", "cohort", "patients"]

@@ -1,6 +1,6 @@
 """The body of the thorax: lungs with vessel trees, heart, great vessels, airways, diaphragm, skeleton, arms, devices.
 
-Lengths in mm of an adult's frame (axes as in `body`); `scale` in the facts says how much smaller the patient is, so
+Lengths in mm of an adult's frame (axes as in `render.body`); `scale` in the facts says how much smaller the patient is, so
 that a true length, and with it every line integral, is `scale` times that of the frame. A tree of vessels gives way to
 what lies in the lung: a rod whose middle is inside an obstacle is dropped, any other is cut by the tangent plane.
 """
@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from medtutor.phantom import thorax_findings
-from medtutor.phantom.body import Body, Builder, Shape, ellipsoid, half_space, rotation, tube
-from medtutor.phantom.shape import opposite
 from medtutor.phantom.texture import Draws
 from medtutor.phantom.thorax_findings import NAMED, SIDES, beside, rods, stack
+from medtutor.render.body import Body, Builder, Shape, ellipsoid, half_space, rotation, tube
+from medtutor.render.shape import opposite
 
 STRUCTURES = ("aorta", "trachea", "spine", "right ribs", "left ribs", "mediastinum", "liver", "stomach")
 ORGANS = ("background", "right lung", "left lung", "heart", *STRUCTURES, "bone", *NAMED)

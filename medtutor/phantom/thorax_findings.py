@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-from medtutor.phantom.body import Builder, Shape, ellipsoid, half_space, rotation
-from medtutor.phantom.shape import FAR, opposite
 from medtutor.phantom.texture import Draws
+from medtutor.render.body import Builder, Shape, ellipsoid, half_space, rotation
+from medtutor.render.shape import FAR, opposite
 
 FINDINGS = ("atelectasis", "cardiomegaly", "effusion", "infiltration", "mass", "nodule", "pneumonia", "pneumothorax",
             "consolidation", "edema", "emphysema", "fibrosis", "pleural thickening", "hernia", "fracture")

@@ -1,7 +1,7 @@
 """One chest from several sides: line integrals, the CT of the same body, organs and landmarks in both, and rings of
 landmarks for graph networks.
 
-All lengths are true mm about the isocentre (axes as in `body`), and all fields of view are cubes about it.
+All lengths are true mm about the isocentre (axes as in `render.body`), and all fields of view are cubes about it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch import Tensor
 
 from medtutor.cohort import Cohort
 from medtutor.phantom import thorax
-from medtutor.phantom.body import Body
 from medtutor.phantom.texture import Draws, blur, noise, unit_grid
+from medtutor.render.body import Body
 
 ORGANS = ("right lung", "left lung", "heart", "aorta", "trachea", "spine", "right ribs", "left ribs", "mediastinum",
           "liver", "stomach", "bone")

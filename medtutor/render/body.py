@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medtutor.phantom import kernels
-from medtutor.phantom.shape import FAR, Shape, ellipsoid, half_space, rotation, tube
+from medtutor.render import kernels
+from medtutor.render.shape import FAR, Shape, ellipsoid, half_space, rotation, tube
 
 __all__ = ["Body", "Builder", "MU_WATER", "Shape", "VIEWS", "ellipsoid", "half_space", "rotation", "tube"]
 

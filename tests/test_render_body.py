@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medtutor.phantom.body import MU_WATER, Builder, ellipsoid, half_space, rotation, tube
+from medtutor.render.body import MU_WATER, Builder, ellipsoid, half_space, rotation, tube
 
 
 def at(*xyz, n=2):
@@ -270,7 +270,7 @@ for made in (thorax.cohort(2, 32), abdomen.cohort(2, 32, 0, "mr"), wound.cohort(
 def test_threads_change_nothing_and_survive_a_fork():
     code = """
 import os, threading, numpy, torch
-from medtutor.phantom import kernels
+from medtutor.render import kernels
 def draw():
     out = numpy.empty((500, 40), "f")
     kernels.spread(kernels.random, 500, numpy.uint64(3), out)
@@ -301,6 +301,6 @@ def test_compiles_where_no_cache_can_be_written(tmp_path):
 
 
 def test_importing_the_package_is_cheap():
-    code = "import sys, medtutor.phantom; print('torch' in sys.modules, 'medtutor.phantom.body' in sys.modules)"
+    code = "import sys, medtutor.phantom; print('torch' in sys.modules, 'medtutor.render.body' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.split() == ["False", "False"]
