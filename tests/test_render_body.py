@@ -288,9 +288,9 @@ assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_compiles_where_no_cache_can_be_written(tmp_path):
-    import medtutor.phantom
+    import medtutor.render
 
-    source = Path(medtutor.phantom.__file__).parent / "kernels.py"
+    source = Path(medtutor.render.__file__).parent / "kernels.py"
     (tmp_path / "kernels.py").write_bytes(source.read_bytes())
     (tmp_path / "__pycache__").write_text("in the way of numba's cache")
     (tmp_path / "home").write_text("in the way of the user's cache")

@@ -1,8 +1,7 @@
 """The digital patient: procedural cohorts whose anatomy, findings and masks are known exactly.
 
-`texture` has the randomness and the detectors; each modality has `cohort(n, size, seed, ...)`. Solid bodies are drawn by
-`medtutor.render`.
-Submodules load on first use, so that importing this package costs nothing.
+`texture` has the randomness and the detectors; each modality has `cohort(n, size, seed, ...)`. `medtutor.render` draws
+solid bodies. Submodules load on first use, so that importing this package costs nothing.
 """
 
 from importlib import import_module

@@ -1,8 +1,9 @@
 """The body of the thorax: lungs with vessel trees, heart, great vessels, airways, diaphragm, skeleton, arms, devices.
 
-Lengths in mm of an adult's frame (axes as in `render.body`); `scale` in the facts says how much smaller the patient is, so
-that a true length, and with it every line integral, is `scale` times that of the frame. A tree of vessels gives way to
-what lies in the lung: a rod whose middle is inside an obstacle is dropped, any other is cut by the tangent plane.
+Lengths in mm of an adult's frame (axes as in `render.body`); `scale` in the facts says how much smaller the patient
+is, so that a true length, and with it every line integral, is `scale` times that of the frame. A tree of vessels
+gives way to what lies in the lung: a rod whose middle is inside an obstacle is dropped, any other is cut by the
+tangent plane.
 """
 
 from __future__ import annotations
