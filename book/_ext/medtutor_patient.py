@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 
 from docutils import nodes
-from medtutor_pages import Page, html, table
+from medtutor_pages import Page, html, link, table
 
 
 class PatientGallery(Page):
@@ -29,14 +29,27 @@ class PatientGallery(Page):
 
         Image.fromarray(tiles(sheet(name, n=12, size=128), columns=4)).save(folder / f"{name}.png", optimize=True)
         section = nodes.section(ids=[f"patient-{name}"], names=[f"patient-{name}"])
-        part, *kind = name.replace("xray", "X-ray", 1).split("-", 1)
-        section += nodes.title(text=" ".join([part.capitalize(), *(k if "-" in k else k.upper() for k in kind)]))
+        section += nodes.title(text=modality["title"])
         section += nodes.paragraph(text=modality["description"])
         alt = "Twelve samples in three rows. " + modality["description"]
         section += nodes.image(uri=f"/book/drawn/{name}.png", alt=alt, width="100%")
         for head, key in (("Not realistic", "unrealistic"), ("Stands in for", "stands_for")):
             section += nodes.paragraph("", "", nodes.strong(text=f"{head}: "), nodes.Text(modality[key]))
+        if "real" in modality:
+            section += self.real(name, modality)
         return section
+
+    def real(self, name: str, modality: dict) -> list[nodes.Node]:
+        """The sheet of real pictures that benchmarks/beside_real.py made, with what its licence asks for."""
+        from medtutor.data import find
+
+        entry = find(modality["real"]["data"])
+        image = nodes.image(uri=f"/book/images/real-{name}.jpg", width="100%",
+                            alt=f"For comparison, real pictures: {entry.title}.")
+        credit = (f"{escape(entry.title)}, reduced in size; {link(entry.licence_url, entry.licence)}. "
+                  f"{escape(entry.citation)}")
+        return [nodes.paragraph("", "", nodes.strong(text="Real ones, for comparison:")), image,
+                html(f'<p class="credit">{credit}</p>')]
 
 
 class PaperCohorts(Page):
@@ -109,6 +122,41 @@ class PatientWords(Page):
                                    [[escape(q.text), q.answer, ", ".join(q.options[:6])] for q in some]))]
 
 
+class PatientCaptions(Page):
+    """A caption and a question for one case of each region, and a patient's question in Hindi mixed with English."""
+
+    calls = ("abdomen.cohort(n, 32, seed)", "brain.cohort(n, 32, seed, 'slice', 'flair')",
+             "heart.cohort(n, 32, seed, frames=1)", "ultrasound.cohort(n, 32, seed)", "histology.cohort(n, 32, seed)",
+             "fundus.cohort(n, 32, seed)", "skin.cohort(n, 32, seed)", "wound.cohort(n, 32, seed, 'clinic')",
+             "endoscopy.cohort(n, 32, seed, frames=1)", "ecg.cohort(n, 32, seed, kind='signal')")
+
+    def content_nodes(self):
+        from medtutor.language import codemixed
+
+        asked = codemixed.question(seed=4, mix=0.3, visual=("a red, round patch with a pale centre",))
+        mixed = [["Patient", asked.text], ["In English", asked.gloss], ["Summary", asked.summary]]
+        return [html(table("One caption and one question of each region",
+                           ["Call, with 8 cases of seed 1", "Caption", "Question", "Answer"],
+                           [self.case(call) for call in self.calls])),
+                html(table("A question as patients type it. The picture says what the text does not",
+                           ["Who", "Text"], [[who, escape(text)] for who, text in mixed]))]
+
+    @staticmethod
+    def case(call: str) -> list[str]:
+        from medtutor import language
+        from medtutor.language import questions
+        from medtutor.language.known import region_of
+        from medtutor.phantom import gallery
+
+        cases = gallery.made(call, 8, seed=1)
+        region = region_of(cases.names["label"])
+        known = max((language.facts(cases, case) for case in range(8)), key=lambda some: sum(f.told for f in some))
+        asked = questions.questions(known, seed=3, region=region)
+        one = next((q for q in asked if q.kind in ("severity", "side", "zone")), asked[0])
+        caption = language.caption(known, seed=2, region=region)
+        return [f"<code>{escape(call)}</code>", escape(caption), escape(one.text), escape(one.answer)]
+
+
 def tiles(pictures, columns: int, gap: int = 4):
     """Pictures (n, h, w) or (n, h, w, 3) as one white-gapped sheet; n is a multiple of `columns`."""
     import numpy as np
@@ -127,5 +175,6 @@ def setup(app) -> dict:
     app.add_directive("paper-cohorts", PaperCohorts)
     app.add_directive("patient-gallery", PatientGallery)
     app.add_directive("patient-volume", PatientVolume)
+    app.add_directive("patient-captions", PatientCaptions)
     app.add_directive("patient-words", PatientWords)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
