@@ -32,7 +32,7 @@ class PatientGallery(Page):
         section += nodes.title(text=modality["title"])
         section += nodes.paragraph(text=modality["description"])
         alt = "Twelve samples in three rows. " + modality["description"]
-        section += nodes.image(uri=f"/book/drawn/{name}.png", alt=alt, width="100%")
+        section += nodes.image(uri=f"/book/drawn/{name}.png", alt=alt, width="100%", classes=["drawn"])
         for head, key in (("Not realistic", "unrealistic"), ("Stands in for", "stands_for")):
             section += nodes.paragraph("", "", nodes.strong(text=f"{head}: "), nodes.Text(modality[key]))
         if "real" in modality:
@@ -44,7 +44,7 @@ class PatientGallery(Page):
         from medtutor.data import find
 
         entry = find(modality["real"]["data"])
-        image = nodes.image(uri=f"/book/images/real-{name}.jpg", width="100%",
+        image = nodes.image(uri=f"/book/images/real-{name}.jpg", width="100%", classes=["drawn"],
                             alt=f"For comparison, real pictures: {entry.title}.")
         credit = (f"{escape(entry.title)}, reduced in size; {link(entry.licence_url, entry.licence)}. "
                   f"{escape(entry.citation)}")
@@ -78,13 +78,16 @@ class PatientVolume(Page):
     """A CT volume of the digital patient in the viewer of the chapters."""
 
     def content_nodes(self):
+        import torch
+
         from medtutor import viewer
         from medtutor.phantom import abdomen
 
         body = abdomen.cohort(1, 80, seed=3, kind="volume", fov=(170, 290, 290), noisy=False, window=(-160, 240))
-        hu, mask = body.volume[0, 0] * 400 - 160, body.mask[0]
-        names = body.names["mask"][1 : int(mask.max()) + 1]
-        text = viewer.html(hu[::2], truth=mask[::2], names=names, unit="HU",
+        hu, names = body.volume[0, 0] * 400 - 160, body.names["mask"]
+        organs = [*names[1:9], "gallbladder", "vena cava"]  # as many as there are colours
+        mask = torch.tensor([organs.index(name) + 1 if name in organs else 0 for name in names])[body.mask[0]]
+        text = viewer.html(hu[::2], truth=mask[::2], names=organs, unit="HU",
                            alt="Axial slices through the abdominal CT of one digital patient, organs outlined.")
         return [html(text)]
 
