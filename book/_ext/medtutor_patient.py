@@ -27,12 +27,13 @@ class PatientGallery(Page):
 
         from medtutor.phantom.gallery import sheet
 
-        Image.fromarray(tiles(sheet(name, n=12, size=128), columns=4)).save(folder / f"{name}.png", optimize=True)
+        page = Image.fromarray(tiles(sheet(name, n=12, size=128), columns=4))
+        page.save(folder / f"{name}.webp", quality=85, method=6)
         section = nodes.section(ids=[f"patient-{name}"], names=[f"patient-{name}"])
         section += nodes.title(text=modality["title"])
         section += nodes.paragraph(text=modality["description"])
         alt = "Twelve samples in three rows. " + modality["description"]
-        section += nodes.image(uri=f"/book/drawn/{name}.png", alt=alt, width="100%", classes=["drawn"])
+        section += nodes.image(uri=f"/book/drawn/{name}.webp", alt=alt, width="100%", classes=["drawn"])
         for head, key in (("Not realistic", "unrealistic"), ("Stands in for", "stands_for")):
             section += nodes.paragraph("", "", nodes.strong(text=f"{head}: "), nodes.Text(modality[key]))
         if "real" in modality:
