@@ -21,18 +21,31 @@ from medtutor.phantom.gallery import made
 from medtutor.render.body import Body
 
 SIZE = 64
-#     name: call, most patients (None: as asked)
+#     name: call, patients (None: as asked)
 CALLS = {
     "thorax X-ray 64x64": ("thorax.cohort(n, 64)", None),
     "thorax CT slice 64x64": ("thorax.cohort(n, 64, modality='ct')", None),
     "thorax CT volume 48^3": ("thorax.cohort(n, 48, modality='ct', kind='volume')", 12),
+    "chest views 2 x 64x64": ("views.cohort(n, 64, depth=0)", None),
     "abdomen CT slice 64x64": ("abdomen.cohort(n, 64)", None),
     "abdomen MR slice 64x64": ("abdomen.cohort(n, 64, modality='mr')", None),
     "abdomen CT volume 48^3": ("abdomen.cohort(n, 48, kind='volume')", 12),
     "brain MR slice 64x64": ("brain.cohort(n, 64, kind='slice')", None),
     "brain MR volume 48^3": ("brain.cohort(n, 48)", 12),
+    "heart MR frame 64x64": ("heart.cohort(n, 64, frames=8)", 32),
+    "heart MR volume 48^3": ("heart.cohort(n, 48, kind='volume', frames=1)", 12),
+    "ultrasound 64x64": ("ultrasound.cohort(n, 64)", None),
+    "histology patch 64x64": ("histology.cohort(n, 64)", None),
+    "fundus photograph 64x64": ("fundus.cohort(n, 64)", None),
     "skin photograph 64x64": ("skin.cohort(n, 64)", None),
     "wound photograph 64x64": ("wound.cohort(n, 64)", None),
+    "endoscopy frame 64x64": ("endoscopy.cohort(n, 64, frames=20)", 12),
+    "ECG sheet 64x64": ("ecg.cohort(n, 64)", None),
+    "ECG signal, 12 leads": ("ecg.cohort(n, kind='signal')", None),
+    "scene of lesions 64x64": ("scenes.cohort(n, 64)", None),
+    "organ surface": ("surfaces.cohort(n, 32)", 12),
+    "slide of 100 patches 32x32": ("histology.slides(n, 100, 32)", 12),
+    "health record": ("events.cohort(n)", 3000),
 }
 
 
@@ -63,8 +76,8 @@ def bodies(n: int) -> Body:
 def main(n: int = 256) -> None:
     print(f"{torch.get_num_threads()} threads, {n} patients, median of 5 runs")
     for name, (call, most) in CALLS.items():
-        count = min(most or n, n)
-        rows = len(made(call, count).patient)  # frames and patches count, not sequences and slides
+        count = most or n
+        rows = count if name.startswith("slide") else len(made(call, count))  # frames count, not videos
         print(f"{name:28s} {rows / seconds(lambda: made(call, count)):8.1f} / s", flush=True)  # noqa: B023
     from medtutor.phantom import thorax
 
