@@ -15,7 +15,7 @@ from torch import Tensor
 
 from medtutor.cohort import Cohort
 from medtutor.phantom.corruptions import low_dose
-from medtutor.phantom.texture import Draws, blur, boxes, cloud, noise
+from medtutor.phantom.texture import Draws, blur, boxes, chances, cloud, noise, table
 from medtutor.phantom.thorax_anatomy import DEVICES, ORGANS, STRUCTURES, build
 from medtutor.phantom.thorax_findings import FINDINGS, NAMED, SIDED, SIDES, WHOLE
 from medtutor.render.body import Body, rotation
@@ -25,23 +25,15 @@ __all__ = ["COURSES", "CT_CLASSES", "DEVICES", "FINDINGS", "FOV", "ORGANS", "SID
 
 CT_CLASSES = ("background", "right lung", "left lung", "heart", "aorta", "trachea", "bone", "mediastinum", "liver",
               "stomach", *SIDED, "edema", "fibrosis", "hernia")
-_OFTEN = (0.12, 0.12, 0.15, 0.15, 0.06, 0.1, 0.1, 0.07, 0.12, 0.08, 0.07, 0.06, 0.06, 0.03, 0.05)
-PREVALENCE = dict(zip(FINDINGS, _OFTEN, strict=True))
+_TABLES = table("thorax")
+PREVALENCE, SITES = _TABLES["prevalence"], tuple(_TABLES["sites"])
+_LOOK, _SPREAD = torch.tensor([*_TABLES["sites"].values()]), torch.tensor(_TABLES["spread"])
 COURSES = ("stable", "worse", "better", "new", "resolved")
 FOV = 380.0  # mm in an adult's frame
 CENTRE = -25.0  # mm: height of the image centre of a radiograph
 LEVELS = {"apex": 80.0, "hilum": 15.0, "heart": -50.0}
 AP_SOURCE = 1000.0  # mm from source to isocentre; the other views use a parallel beam
 OUTLINE = 16  # landmarks of each outline
-# What sites differ in: zoom, scatter per primary, photons (log10, per pixel of a 64x64 image in air), blur (pixels at
-# 64x64), edge enhancement, compression of the dynamic range, equalised share, slope of the tone curve, collimation,
-# height per width, gamma.
-SITES = ("department", "portable", "paediatric", "old plates")
-_LOOK = torch.tensor([[0.96, 0.5, 6.3, 0.15, 0.5, 0.2, 0.1, 2.0, 0.2, 0.96, 0.8],
-                      [0.97, 0.8, 5.7, 0.3, 0.3, 0.3, 0.0, 1.6, 0.2, 0.97, 0.7],
-                      [1.04, 0.4, 6.2, 0.05, 1.5, 0.1, 0.8, 1.8, 0.1, 1.04, 1.0],
-                      [0.94, 0.6, 5.6, 0.25, 0.3, 0.15, 0.1, 2.4, 0.3, 0.96, 0.85]])
-_SPREAD = torch.tensor([0.06, 0.15, 0.2, 0.1, 0.25, 0.1, 0.15, 0.45, 0.0, 0.05, 0.17])
 
 
 def cohort(n: int, size: int = 64, seed: int = 0, modality: str = "xray", view: str | float = "PA",
@@ -94,9 +86,8 @@ def cohort(n: int, size: int = 64, seed: int = 0, modality: str = "xray", view: 
             rows.append(_radiographs(bodies, size, seed, stream, view, noisy, jitter, structures, nodes, pose, common))
         else:
             rows.append(_tomograms(bodies, size, seed, stream, kind, level, noisy, jitter, dose, pose, common, heights))
-    order = torch.arange(n * visits).view(visits, n).T.reshape(-1)
     whole = Cohort.cat(rows)
-    return replace(whole, patient=whole.patient % n)[order]
+    return replace(whole, patient=whole.patient % n)[torch.arange(n * visits).view(visits, n).T.reshape(-1)]
 
 
 def patients(n: int, seed: int = 0, prevalence: dict[str, float] | None = None,
@@ -142,21 +133,21 @@ def _choose(draws: Draws, value: float | Tensor | None) -> Tensor:
 def _severities(n: int, draws: Draws, prevalence: dict | None, given: dict | None, visits: int,
                 course) -> tuple[dict[str, Tensor], Tensor]:
     """Per finding (n, visits, 2) or (n, visits), and the courses (n, 15)."""
-    unknown = (set(prevalence or ()) | set(given or ())) - set(FINDINGS)
-    if unknown:
+    if unknown := set(given or ()) - set(FINDINGS):
         raise ValueError(f"unknown finding {', '.join(sorted(unknown))}; choose from {', '.join(FINDINGS)}")
-    made, time = {}, torch.linspace(0, 1, visits).double() if visits > 1 else torch.ones(1).double()
-    drawn = draws.uniform(0, 1, len(FINDINGS))
-    courses = (drawn * len(COURSES)).long() if visits > 1 else torch.zeros_like(drawn).long()
-    if isinstance(course, str):
-        if course not in COURSES:
-            raise ValueError(f"course must be one of {', '.join(COURSES)}, but got {course!r}")
-        courses = torch.full_like(courses, COURSES.index(course))
-    courses = courses if course is None or isinstance(course, str) else course.long()
+    if isinstance(course, str) and course not in COURSES:
+        raise ValueError(f"course must be one of {', '.join(COURSES)}, but got {course!r}")
+    often, made = chances(prevalence, PREVALENCE), {}
+    time = torch.linspace(0, 1, visits).double() if visits > 1 else torch.ones(1).double()
+    late = (time > 0.4).double()
+    ways = torch.stack([1 + 0 * time, 0.45 + 0.55 * time, 1 - 0.55 * time, late, 1 - late])
+    drawn = draws.uniform(0, 1, len(FINDINGS)) * (len(COURSES) if visits > 1 else 0)
+    course = COURSES.index(course) if isinstance(course, str) else drawn if course is None else course
+    courses = torch.as_tensor(course).expand(drawn.shape).to(torch.long, copy=True)
     for j, finding in enumerate(FINDINGS):
         sides = 2 if finding in SIDED else 1
         grade, hit, both = draws.uniform(0.3, 1.0, sides), draws.uniform(), draws.uniform()
-        on = (hit < (PREVALENCE | (prevalence or {}))[finding])[:, None]
+        on = (hit < often[finding])[:, None]
         if sides == 2:
             on = on & torch.stack([both < 0.58, both >= 0.42], 1)
         value = torch.where(on, grade, 0.0)[:, None]
@@ -164,16 +155,12 @@ def _severities(n: int, draws: Draws, prevalence: dict | None, given: dict | Non
             value = torch.as_tensor(given.get(finding, torch.zeros(n, sides)), dtype=torch.float64)
             tail = (2,) if sides == 2 else ()
             if value.shape not in ((n, *tail), (n, visits, *tail), (n, sides)):
-                raise ValueError(
-                    f"severity[{finding!r}] must have shape {(n, *tail)} or {(n, visits, *tail)}, but has "
-                    f"{tuple(value.shape)}"
-                )
+                raise ValueError(f"severity[{finding!r}] must have shape {(n, *tail)} or {(n, visits, *tail)}, but has "
+                                 f"{tuple(value.shape)}")
             fixed = value.ndim == 2 + len(tail) and value.shape[1] == visits and (sides == 2 or visits > 1)
             value = value.view(n, -1, sides)
             courses[:, j] = 0 if fixed else courses[:, j]
-        late = (time > 0.4).double()
-        shape = torch.stack([1 + 0 * time, 0.45 + 0.55 * time, 1 - 0.55 * time, late, 1 - late])[courses[:, j]]
-        value = value * shape[..., None]
+        value = value * ways[courses[:, j]][..., None]
         made[finding] = value if sides == 2 else value[..., 0]
     return made, courses
 
@@ -290,15 +277,11 @@ def _framed(image: Tensor, look: Tensor, pose: Draws, meta: dict, noisy: bool) -
     return image * (1 - alpha) + stamp[:, 0] * alpha
 
 
-_GLYPHS = {"L": "10000" * 6 + "11111", "R": "11110100011000111110101001001010001",
-           "A": "01110100011000111111100011000110001", "P": "11110100011000111110100001000010000"}
-
-
 def _stamps() -> Tensor:
     """Value and opacity (4, 2, 48, 48) of the markers of the sites: L, AP with a disc, R, L on a plate."""
 
     def word(text: str, height: int) -> Tensor:
-        letters = [F.pad(torch.tensor([float(c) for c in _GLYPHS[t]]).view(7, 5), (1, 1)) for t in text]
+        letters = [F.pad(torch.tensor([float(c) for c in _TABLES["glyphs"][t]]).view(7, 5), (1, 1)) for t in text]
         return F.interpolate(torch.cat(letters, 1)[None, None], (height, height * len(text)), mode="bilinear")[0, 0]
 
     out = torch.zeros(4, 2, 48, 48)
