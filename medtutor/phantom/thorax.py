@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import reduce
+from operator import or_
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +21,7 @@ from medtutor.phantom.texture import Draws, blur, boxes, chances, cloud, noise, 
 from medtutor.phantom.thorax_anatomy import DEVICES, ORGANS, STRUCTURES, build
 from medtutor.phantom.thorax_findings import FINDINGS, NAMED, SIDED, SIDES, WHOLE
 from medtutor.render.body import Body, rotation
+from medtutor.render.shape import stack
 
 __all__ = ["COURSES", "CT_CLASSES", "DEVICES", "FINDINGS", "FOV", "ORGANS", "SIDED", "SIDES", "SITES", "STRUCTURES",
            "WHOLE", "build", "cohort", "patients"]
@@ -74,9 +77,8 @@ def cohort(n: int, size: int = 64, seed: int = 0, modality: str = "xray", view: 
     """
     if modality not in ("xray", "ct") or kind not in ("slice", "volume"):
         raise ValueError(f'need modality "xray" or "ct", kind "slice" or "volume", but got {modality!r}, {kind!r}')
-    if set(structures) - set(STRUCTURES):
-        raise ValueError(f"unknown {', '.join(sorted(set(structures) - set(STRUCTURES)))}; structures are "
-                         f"{', '.join(STRUCTURES)}")
+    if unknown := set(structures) - set(STRUCTURES):
+        raise ValueError(f"unknown {', '.join(sorted(unknown))}; structures are {', '.join(STRUCTURES)}")
     rows = []
     for k, (bodies, pose, common, heights) in enumerate(patients(
             n, seed, prevalence, severity, marker, visits, course, age, sex, site, device, jitter,
@@ -167,14 +169,14 @@ def _severities(n: int, draws: Draws, prevalence: dict | None, given: dict | Non
 
 def _radiographs(bodies: Body, size: int, seed: int, stream: str, view, noisy: bool, jitter: float,
                  structures: tuple[str, ...], nodes: tuple[int, int, int] | None, pose: Draws, common: dict) -> Cohort:
-    meta, label = common["meta"], common["label"]
-    look = _LOOK[meta["site"]]
-    look = look + _SPREAD * pose.normal(0, 1, look.shape[1]).float() * (jitter if noisy else 0)
+    meta = common["meta"]
+    look = _LOOK[meta["site"]] + _SPREAD * pose.normal(0, 1, len(_SPREAD)).float() * (jitter if noisy else 0)
     zoom, tall = look[:, 0].double(), look[:, 9].double().sqrt()
-    stretch = torch.diag_embed(torch.stack([zoom / tall, zoom, zoom * tall], 1))
+    stretch = torch.diag_embed(stack(zoom / tall, zoom, zoom * tall))
     turn, shift = _placed(pose, jitter, 9, 12)
-    bodies = bodies.moved(torch.linalg.inv(stretch) @ turn,
-                          (stretch @ (shift - _middle(meta))[..., None])[..., 0])
+    middle = torch.where(meta["site"] == SITES.index("paediatric"), -8.0, CENTRE)  # there the shoulders are in the film
+    shift = stretch @ (shift - stack(0, 0, middle))[..., None]
+    bodies = bodies.moved(torch.linalg.inv(stretch) @ turn, shift[..., 0])
     fine = size * (2 if size < 96 else 1)
     wanted = ("right lung", "left lung", "heart", "liver", "stomach", *NAMED, *structures)
     source = AP_SOURCE if view == "AP" else math.inf
@@ -184,26 +186,26 @@ def _radiographs(bodies: Body, size: int, seed: int, stream: str, view, noisy: b
     line = line * (meta["scale"] / zoom.float())[:, None, None]
     landmark = _outlines(masks, nodes)
     part = dict(zip(wanted, masks.unbind(1), strict=True))
-    named = {f: part[f"right {f}"] | part[f"left {f}"] if f in SIDED else part.get(f) for f in FINDINGS}
-    on = (label > 0)[..., None, None]
-    named["cardiomegaly"] = part["heart"] & on[:, FINDINGS.index("cardiomegaly")]
-    named["emphysema"] = (part["right lung"] | part["left lung"]) & on[:, FINDINGS.index("emphysema")]
-    layers = torch.stack([*(part[o] for o in wanted[:3]), *named.values(), *(part[o] for o in structures)], 1)
+    found = _found(part, common["label"])
+    layers = torch.cat([masks[:, :3], found, masks[:, len(wanted) - len(structures):]], 1)
     image = _developed(line, masks[:, :2].any(1), look, seed, stream, noisy, meta, size)
     image = _framed(image, look, pose, meta, noisy)
     common["names"] |= {"mask": (*wanted[:3], *FINDINGS, *structures),
                         "landmark": tuple(f"{o} {j}" for o, count in zip(wanted, nodes or 3 * (OUTLINE,), strict=False)
                                           for j in range(count))}
     meta["spacing"] = (FOV / size * meta["scale"] / zoom).float()
-    return Cohort(image=image[:, None], mask=layers, box=boxes(layers[:, 3 : 3 + len(FINDINGS)]), landmark=landmark,
+    return Cohort(image=image[:, None], mask=layers, box=boxes(found), landmark=landmark,
                   units={"image": "log exposure, window 0 to 1, bone bright", "box": "pixels", "landmark": "pixels"},
                   **common)
 
 
-def _middle(meta: dict) -> Tensor:
-    """(N, 3) in mm: what lies in the middle of a film. At the paediatric site the shoulders are on it."""
-    height = torch.where(meta["site"] == SITES.index("paediatric"), -8.0, CENTRE).double()
-    return torch.stack([0 * height, 0 * height, height], 1)
+def _found(part: dict[str, Tensor], label: Tensor) -> Tensor:
+    """The masks (N, 15, H, W) of the findings from those (N, H, W) of organs: large hearts and lungs with emphysema
+    are the organs themselves."""
+    organs = {f: (f"right {f}", f"left {f}", f) for f in FINDINGS}
+    organs |= {"cardiomegaly": ("heart",), "emphysema": ("right lung", "left lung")}
+    found = [reduce(or_, [part[o] for o in organs[f] if o in part]) for f in FINDINGS]
+    return torch.stack(found, 1) & (label > 0)[..., None, None]
 
 
 def _placed(pose: Draws, jitter: float, sideways: float, up: float) -> tuple[Tensor, Tensor]:
@@ -280,21 +282,16 @@ def _framed(image: Tensor, look: Tensor, pose: Draws, meta: dict, noisy: bool) -
 def _stamps() -> Tensor:
     """Value and opacity (4, 2, 48, 48) of the markers of the sites: L, AP with a disc, R, L on a plate."""
 
-    def word(text: str, height: int) -> Tensor:
+    def word(text: str, height: int, top: int, left: int) -> Tensor:
         letters = [F.pad(torch.tensor([float(c) for c in _TABLES["glyphs"][t]]).view(7, 5), (1, 1)) for t in text]
-        return F.interpolate(torch.cat(letters, 1)[None, None], (height, height * len(text)), mode="bilinear")[0, 0]
+        width = height * len(text)
+        made = F.interpolate(torch.cat(letters, 1)[None, None], (height, width), mode="bilinear")[0, 0]
+        return F.pad(made, (left, 48 - width - left, top, 48 - height - top))
 
-    out = torch.zeros(4, 2, 48, 48)
-    for site, letter in ((0, "L"), (2, "R"), (3, "L")):
-        out[site, :, 4:44, 4:44] = word(letter, 40)
-    ring = ((torch.arange(48)[:, None] - 15.5) ** 2 + (torch.arange(48) - 23.5) ** 2 < 15**2).float()
-    out[1, 1] = ring
-    out[1, 0, 5:27, 13:35] = word("L", 22)
-    out[1, 0] = ring - out[1, 0] * ring
-    out[1, :, 33:47, 10:38] = word("AP", 14)
-    out[3, 1] = 0.45 + 0.55 * out[3, 1]
-    out[3, 0] = 0.55 + 0.45 * out[3, 0]
-    return out
+    left, right, small, view = word("L", 40, 4, 4), word("R", 40, 4, 4), word("L", 22, 5, 13), word("AP", 14, 33, 10)
+    disc = ((torch.arange(48)[:, None] - 15.5) ** 2 + (torch.arange(48) - 23.5) ** 2 < 15**2).float()
+    return torch.stack([left, left, disc - small * disc + view, disc + view, right, right, 0.55 + 0.45 * left,
+                        0.45 + 0.55 * left]).view(4, 2, 48, 48)
 
 
 def _outlines(masks: Tensor, nodes: tuple[int, int, int] | None) -> Tensor:
@@ -346,11 +343,6 @@ def _tomograms(bodies: Body, size: int, seed: int, stream: str, kind: str, level
     if noisy:
         value = value + 8 * cloud(n, seed, f"ct{stream}", size, 12, octaves=2)
         value = low_dose(value, FOV / size, dose, seed, f"ct{stream}")
-    mask, label = lookup[mask], common["label"][..., None, None] > 0
-    found = {f: mask == CT_CLASSES.index(f) if f in CT_CLASSES else torch.zeros_like(mask, dtype=torch.bool)
-             for f in FINDINGS}
-    found["cardiomegaly"] = (mask == 3) & label[:, FINDINGS.index("cardiomegaly")]
-    found["emphysema"] = ((mask == 1) | (mask == 2)) & label[:, FINDINGS.index("emphysema")]
-    meta["level"] = level.expand(n).float()
-    return Cohort(image=value[:, None] / 1000, mask=mask, box=boxes(torch.stack(list(found.values()), 1)), units=units,
-                  **common)
+    mask, meta["level"] = lookup[mask], level.expand(n).float()
+    found = _found({name: mask == k for k, name in enumerate(CT_CLASSES)}, common["label"])
+    return Cohort(image=value[:, None] / 1000, mask=mask, box=boxes(found), units=units, **common)
