@@ -82,9 +82,9 @@ def chances(given: dict | None, default: dict[str, float], exclusive: bool = Fal
 
 
 def each(n: int, name: str, given, low: float, high: float, drawn: Tensor | None = None, whole: bool = False) -> Tensor:
-    """A number, or one per patient, as (n,) float64; None is what was `drawn`. Raises ValueError for other shapes, for
-    values outside of `low` to `high`, and for fractions of what is `whole`."""
-    made = torch.as_tensor(drawn if given is None else given, dtype=torch.float64)
+    """A number, or one per patient, as (n,), in the type of what was `drawn`, which stands in for None. Raises
+    ValueError for other shapes, for values outside of `low` to `high`, and for fractions of what is `whole`."""
+    made = torch.as_tensor(drawn if given is None else given, dtype=None if drawn is None else drawn.dtype)
     if made.shape not in ((), (n,)) or not ((made >= low) & (made <= high)).all() or whole and (made % 1).any():
         raise ValueError(f"{name} must be a{' whole' * whole} number from {low} to {high}, or one for each of the {n} "
                          f"patients, but got {given}")
@@ -98,7 +98,7 @@ def frames(n: int, count: int) -> dict[str, Tensor]:
 
 def worded(attributes: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
     """The names of a column "attribute", and those of the values of each attribute."""
-    return {"attribute": tuple(attributes)} | {f"attribute_{name}": words for name, words in attributes.items()}
+    return {"attribute": tuple(attributes)} | {f"attribute_{name}": tuple(words) for name, words in attributes.items()}
 
 
 def noise(n: int, seed: int, stream: str, shape: tuple[int, ...]) -> Tensor:
