@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import reduce
-from operator import or_
+from operator import matmul, or_
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +17,9 @@ from torch import Tensor
 
 from medtutor.cohort import Cohort
 from medtutor.phantom.corruptions import low_dose
-from medtutor.phantom.texture import Draws, blur, boxes, chances, cloud, noise, table
+from medtutor.phantom.texture import Draws, blur, boxes, chances, cloud, noise
 from medtutor.phantom.thorax_anatomy import DEVICES, ORGANS, STRUCTURES, build
-from medtutor.phantom.thorax_findings import FINDINGS, NAMED, SIDED, SIDES, WHOLE
+from medtutor.phantom.thorax_findings import FINDINGS, NAMED, SIDED, SIDES, TABLES, WHOLE
 from medtutor.render.body import Body, rotation
 from medtutor.render.shape import stack
 
@@ -28,9 +28,8 @@ __all__ = ["COURSES", "CT_CLASSES", "DEVICES", "FINDINGS", "FOV", "ORGANS", "SID
 
 CT_CLASSES = ("background", "right lung", "left lung", "heart", "aorta", "trachea", "bone", "mediastinum", "liver",
               "stomach", *SIDED, "edema", "fibrosis", "hernia")
-_TABLES = table("thorax")
-PREVALENCE, SITES = _TABLES["prevalence"], tuple(_TABLES["sites"])
-_LOOK, _SPREAD = torch.tensor([*_TABLES["sites"].values()]), torch.tensor(_TABLES["spread"])
+PREVALENCE, SITES = TABLES["prevalence"], tuple(TABLES["sites"])
+_LOOK, _SPREAD = torch.tensor([*TABLES["sites"].values()]), torch.tensor(TABLES["spread"])
 COURSES = ("stable", "worse", "better", "new", "resolved")
 FOV = 380.0  # mm in an adult's frame
 CENTRE = -25.0  # mm: height of the image centre of a radiograph
@@ -210,10 +209,8 @@ def _found(part: dict[str, Tensor], label: Tensor) -> Tensor:
 
 def _placed(pose: Draws, jitter: float, sideways: float, up: float) -> tuple[Tensor, Tensor]:
     """Turns (N, 3, 3) and shifts (N, 3) in mm of badly placed patients."""
-    turn = rotation(jitter * pose.normal(0, 3), "z")
-    for spread, axis in ((2.5, "x"), (1.6, "y")):
-        turn = turn @ rotation(jitter * pose.normal(0, spread), axis)
-    return turn, jitter * torch.stack([pose.normal(0, sideways), pose.normal(0, 5), pose.normal(0, up)], 1)
+    turns = [rotation(jitter * pose.normal(0, spread), axis) for spread, axis in ((3, "z"), (2.5, "x"), (1.6, "y"))]
+    return reduce(matmul, turns), jitter * stack(pose.normal(0, sideways), pose.normal(0, 5), pose.normal(0, up))
 
 
 def _developed(line: Tensor, lungs: Tensor, look: Tensor, seed: int, stream: str, noisy: bool, meta: dict,
@@ -283,7 +280,7 @@ def _stamps() -> Tensor:
     """Value and opacity (4, 2, 48, 48) of the markers of the sites: L, AP with a disc, R, L on a plate."""
 
     def word(text: str, height: int, top: int, left: int) -> Tensor:
-        letters = [F.pad(torch.tensor([float(c) for c in _TABLES["glyphs"][t]]).view(7, 5), (1, 1)) for t in text]
+        letters = [F.pad(torch.tensor([float(c) for c in TABLES["glyphs"][t]]).view(7, 5), (1, 1)) for t in text]
         width = height * len(text)
         made = F.interpolate(torch.cat(letters, 1)[None, None], (height, width), mode="bilinear")[0, 0]
         return F.pad(made, (left, 48 - width - left, top, 48 - height - top))

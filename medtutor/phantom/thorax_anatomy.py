@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import torch
@@ -264,7 +265,7 @@ def _skeleton(b: Builder, draws: Draws, g: SimpleNamespace) -> None:
     """Spine with discs, pedicles and spinous processes; ribs, clavicles, scapulae and sternum of cortex and marrow."""
     at, zero, normal = g.at, 0 * g.girth, draws.normal
     firm = 0.85 + 0.2 * g.child - 0.2 * ((g.age - 60) / 30).clamp(0, 1)  # mineral: less in children and the old
-    lean, bones = normal(0, 3), {}
+    lean, bones, bone = normal(0, 3), {}, partial(b.add, within="muscle", organ="bone")
     for j in range(17):
         z = 186.0 - 23 * j
         back, x = 62 + 12 * math.cos((z - 20) / 110), lean * math.sin((z + 150) / 100)
@@ -283,19 +284,17 @@ def _skeleton(b: Builder, draws: Draws, g: SimpleNamespace) -> None:
         line = [at(side * 15, -56, 76 + lift / 2), at(side * 45, -54, 86 + lift),
                 at(side * g.girth * 85, -42, 101 + lift + shrug / 2),
                 at(side * g.girth * 120, -24, 108 + lift + shrug), at(side * g.girth * 148, -4, 108 + lift + shrug)]
-        b.add("clavicle", tube(line, 8.0), within="muscle", ct=CORTEX * firm, organ="bone")
+        bone("clavicle", tube(line, 8.0), ct=CORTEX * firm)
         b.add("clavicle core", tube(line, 5.0), within="clavicle", ct=g.marrow)
         tip, out = at(side * g.girth * 146, 30, 116 + shrug), normal(0, 7)
         blade = [at(side * (g.girth * 105 + out), 84, 98), at(side * (g.girth * 110 + 1.3 * out), 86, 40),
                  at(side * (g.girth * 122 + 1.5 * out), 80, -12)]
         neck = at(side * g.girth * 138, 40, 88)
         for line, radius in (blade, 2.6), ([blade[2], neck], 4.2), ([blade[0] - at(0, 4, 8), tip], 4.6):
-            b.add("scapula", tube(line, radius), within="muscle", ct=700 * firm, organ="bone")
+            bone("scapula", tube(line, radius), ct=700 * firm)
         turn = rotation(zero - side * 38, "z") @ rotation(zero + side * 14, "y")
-        b.add("scapula", ellipsoid(at(side * (g.girth * 121 + out), 70, 50), at(27, 2.6, 54), turn), within="muscle",
-              ct=420, organ="bone")
-    b.add("sternum", ellipsoid(at(0, -78, 22), at(17, 4.5, 66), rotation(zero + 20, "x")), within="muscle", ct=160,
-          organ="bone")
+        bone("scapula", ellipsoid(at(side * (g.girth * 121 + out), 70, 50), at(27, 2.6, 54), turn), ct=420)
+    bone("sternum", ellipsoid(at(0, -78, 22), at(17, 4.5, 66), rotation(zero + 20, "x")), ct=160)
 
 
 def _ribs(b: Builder, draws: Draws, g: SimpleNamespace, firm: Tensor) -> None:

@@ -13,12 +13,12 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-from medtutor.phantom.texture import Draws
+from medtutor.phantom.texture import Draws, table
 from medtutor.render.body import Builder, Shape, ellipsoid, half_space, rotation
 from medtutor.render.shape import FAR, beside, opposite, stack
 
-FINDINGS = ("atelectasis", "cardiomegaly", "effusion", "infiltration", "mass", "nodule", "pneumonia", "pneumothorax",
-            "consolidation", "edema", "emphysema", "fibrosis", "pleural thickening", "hernia", "fracture")
+TABLES = table("thorax")
+FINDINGS = tuple(TABLES["prevalence"])
 WHOLE = ("cardiomegaly", "edema", "emphysema", "fibrosis", "hernia")  # findings without a side
 SIDED = tuple(f for f in FINDINGS if f not in WHOLE)
 SIDES = ("right", "left")
