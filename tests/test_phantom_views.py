@@ -226,7 +226,7 @@ def test_kernels_trade_sharpness_for_noise():
 
 @pytest.mark.parametrize(("call", "words"), [
     (lambda: views.cohort(1, 16, angles=()), "angles must name a direction"),
-    (lambda: views.cohort(1, 16, prevalence={"gout": 1.0}), "unknown finding gout"),
+    (lambda: views.cohort(1, 16, prevalence={"gout": 1.0}), "choose from atelectasis"),
     (lambda: views.cohort(1, 16, angles=("up",)), "view must be one of"),
     (lambda: views.occluded(thorax.cohort(1, 16), "grey"), "kind must be"),
     (lambda: corruptions.kernels(thorax.cohort(1, 16, modality="ct"), "tumour"), "roi must be one of background"),

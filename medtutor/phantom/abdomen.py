@@ -13,8 +13,9 @@ from medtutor.cohort import Cohort
 from medtutor.phantom import abdomen_lesions, abdomen_twins
 from medtutor.phantom.abdomen_anatomy import build
 from medtutor.phantom.abdomen_lesions import ATTRIBUTES, CANCERS, CLASSES, KINDS, MIMICS, ORGANS, PREVALENCE, RARE
-from medtutor.phantom.texture import Draws, blur, boxes, cloud, noise
+from medtutor.phantom.texture import Draws, blur, boxes, chances, cloud, noise, worded
 from medtutor.render.body import rotation
+from medtutor.render.shape import stack
 
 __all__ = ["ATTRIBUTES", "CLASSES", "KINDS", "CANCERS", "MIMICS", "RARE", "LEVELS", "ORGANS", "PREVALENCE", "cohort"]
 
@@ -72,9 +73,7 @@ def cohort(n: int, size: int = 64, seed: int = 0, modality: str = "ct", kind: st
     """
     _check(modality, kind, level, fov, phases, lesions, twin_kidneys, twin)
     often = {k: PREVALENCE[k] for k in ("liver tumour", "kidney tumour")} if twin_kidneys else PREVALENCE
-    unknown = set(prevalence or ()) - set(often)
-    if unknown:
-        raise ValueError(f"unknown finding {', '.join(sorted(unknown))}; choose from {', '.join(often)}")
+    often = chances(prevalence, often)
     draws, flat = Draws(n, seed, "abdomen", 1024), kind == "slice"
     mirrored, tilt, anywhere = draws.chance(situs), draws.normal(0, 2), draws.uniform(-30, 48)
     meta, units = {"situs": mirrored}, {"level": "mm above the isocentre", "landmark": "pixels"}
@@ -84,14 +83,13 @@ def cohort(n: int, size: int = 64, seed: int = 0, modality: str = "ct", kind: st
         level = torch.as_tensor(level, dtype=torch.float64).expand(n)
         meta["level"] = level.float()
     if twin_kidneys:
-        bodies, label = abdomen_twins.build(draws, mirrored, often | (prevalence or {}), twin)
+        bodies, label = abdomen_twins.build(draws, mirrored, often, twin)
         names, marks = {"label": CLASSES[9:12]}, {}
     else:
-        bodies, known, marks = build(draws, often | (prevalence or {}), lesions, level if flat else None, phases)
+        bodies, known, marks = build(draws, often, lesions, level if flat else None, phases)
         label, told, names = known.pop("label"), known.pop("attribute"), {"label": KINDS}
         meta |= known
-    flip = torch.eye(3, dtype=torch.float64).repeat(n, 1, 1)
-    flip[:, 0, 0] = torch.where(mirrored, -1.0, 1.0)
+    flip = torch.diag_embed(stack(torch.where(mirrored, -1, 1), 1, 1))
     turn, trunk, shown = rotation(tilt, "z") @ flip, fov == "trunk", PHASES if phases else (modality,)
     shift = -torch.tensor(TRUNK_CENTRE if trunk else (*centre, 0.0), dtype=torch.float64)
     bodies = bodies.moved(turn, shift if shift.any() else None)
@@ -107,8 +105,7 @@ def cohort(n: int, size: int = 64, seed: int = 0, modality: str = "ct", kind: st
     if lesions is not None:
         slot = abdomen_lesions.SLOT_OF[made[0][1]]
         meta |= {"lesion_mask": torch.stack([slot == k for k in range(6)], 1), "attribute": told}
-        names |= {f"attribute_{k}": v for k, v in ATTRIBUTES.items()}
-        names |= {"box": abdomen_lesions.SLOTS, "attribute": tuple(ATTRIBUTES)}
+        names |= {"box": abdomen_lesions.SLOTS} | worded(ATTRIBUTES)
         box = boxes(meta["lesion_mask"]) if flat else None
     if flat:
         landmark, names["landmark"] = _middles(mask), ORGANS
@@ -148,11 +145,11 @@ def _detected(value: Tensor, modality: str, seed: int, noisy: bool) -> Tensor:
     if not noisy:
         return value
     n, size, dims = len(value), value.shape[-1], value.ndim - 1
-    white = noise(n, seed, modality, tuple(value.shape[1:]))
+    white = noise(n, seed, modality, value.shape[1:])
+    grain = cloud(n, seed, "parenchyma", size, 14 if dims == 2 else 8, dims)
     if modality[:2] != "mr":
         if dims == 2:
             white = white - 0.6 * blur(white[:, None], 1.0)[:, 0]  # reconstruction noise has no low frequencies
-        return value + 14 * white + 5 * cloud(n, seed, "parenchyma", size, 14 if dims == 2 else 8, dims)
-    bias = torch.exp(0.16 * cloud(n, seed, "coil", size, 2, dims))
-    signal = value * (1 + 0.05 * cloud(n, seed, "parenchyma", size, 14 if dims == 2 else 8, dims)) * bias
+        return value + 14 * white + 5 * grain
+    signal = value * (1 + 0.05 * grain) * torch.exp(0.16 * cloud(n, seed, "coil", size, 2, dims))
     return ((signal + 0.025 * white) ** 2 + 4e-4).sqrt().clamp(0, 1)

@@ -16,6 +16,7 @@ from medtutor.phantom import abdomen_lesions
 from medtutor.phantom.abdomen_lesions import ATLAS, CLASSES, FINE
 from medtutor.phantom.texture import Draws
 from medtutor.render.body import Body, Builder, Shape, ellipsoid, half_space, rotation, tube
+from medtutor.render.shape import stack
 
 MODALITIES = {"ct": -1000.0, "mr": 0.0, "mr-t1": 0.0, "arterial": -1000.0, "delayed": -1000.0}  # and their air
 TISSUE = ATLAS["tissues"]
@@ -48,12 +49,11 @@ def build(draws: Draws, prevalence: dict[str, float], lesions: tuple[int, int] |
     p.places = {f"{side} kidney": [(s * u(62, 67), u(31, 38), 6 * s - 10 + u(-8, 8))] for s, side in SIDES}
     p.places["vertebrae"] = [(0, 0, p.first + 17 + 34 * k) for k in range(-4, 6)]
     p.add = lambda shape, tissue, organ=None, on=None: paint("", shape, tissue, organ=organ, present=on)
-    p.rows = lambda *v: torch.stack([torch.as_tensor(x, dtype=torch.float64).expand(n) for x in v], 1)
-    p.at = lambda x, y, z: scale * p.rows(x, y, z)
+    p.at = lambda x, y, z: scale * stack(x, y, z, n=n)
     p.ball = lambda centre, radii, turn=None: ellipsoid(p.at(*centre), p.at(*radii), turn)
     p.cut = lambda normal, point: half_space(torch.tensor(normal, dtype=torch.float64), p.at(*point))
-    p.pipe = lambda line, r: tube(torch.stack([p.at(*point) for point in line], 1), p.size[:, None] * p.rows(*r))
-    p.turn = lambda degrees, axis: rotation(p.rows(degrees)[:, 0], axis)
+    p.pipe = lambda line, r: tube([p.at(*point) for point in line], p.size[:, None] * stack(*r, n=n))
+    p.turn = lambda degrees, axis: rotation(stack(degrees, n=n)[:, 0], axis)
     p.number = lambda v: u(*v) if isinstance(v, list) else v
     p.marks["vertebra centre"] = p.at(0, 39, p.first + 17)
     abdomen_lesions.plan(p, prevalence, lesions, level, phases)

@@ -6,17 +6,15 @@ kidney, an even dark ball the other way round. The atlas, abdomen.yml, has looks
 
 from __future__ import annotations
 
-from importlib.resources import files
 from types import SimpleNamespace
 
 import torch
-import yaml
 from torch import Tensor
 
+from medtutor.phantom.texture import table
 from medtutor.render.body import Shape, ellipsoid, rotation
 
-ATLAS = yaml.load(files("medtutor.phantom").joinpath("abdomen.yml").read_text(encoding="utf-8"),
-                  getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+ATLAS = table("abdomen")
 KINDS = tuple(ATLAS["lesions"])
 CANCERS, MIMICS, RARE = KINDS[:8], KINDS[8:16], KINDS[17:]
 ORGANS, ATTRIBUTES = tuple(ATLAS["organs"]), {key: tuple(words) for key, words in ATLAS["attributes"].items()}

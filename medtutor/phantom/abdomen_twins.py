@@ -7,6 +7,7 @@ stomach lie far in front; the rest is left out.
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from medtutor.phantom.abdomen_anatomy import MODALITIES, TISSUE, painter
 from medtutor.phantom.abdomen_lesions import CLASSES, FINE
 from medtutor.phantom.texture import Draws
 from medtutor.render.body import Body, Builder, Shape, ellipsoid, half_space, rotation
+from medtutor.render.shape import stack
 
 
 def build(draws: Draws, mirrored: Tensor, prevalence: dict[str, float], twin: float | None) -> tuple[Body, Tensor]:
@@ -22,11 +24,7 @@ def build(draws: Draws, mirrored: Tensor, prevalence: dict[str, float], twin: fl
     cyst."""
     n, u = draws.n, draws.uniform
     b = Builder(n, (*CLASSES, *FINE), MODALITIES)
-    add = painter(b, draws, tuple(TISSUE)[:17])
-
-    def at(x, y, z) -> Tensor:
-        return torch.stack([torch.as_tensor(v, dtype=torch.float64).expand(n) for v in (x, y, z)], 1)
-
+    add, at = painter(b, draws, tuple(TISSUE)[:17]), partial(stack, n=n)
     girth, fat, middle = draws.normal(1, 0.02), u(6, 16), at(0, 0, 0)
     add("fat", ellipsoid(middle, at(girth * 136 + fat, girth * 106 + fat, math.inf)), "fat")
     add("wall", ellipsoid(middle, at(girth * 136, girth * 106, math.inf)), "muscle", within="fat")
@@ -72,8 +70,7 @@ def _kidneys(add, draws: Draws, at, mirrored: Tensor) -> list[Tensor]:
     return made
 
 
-def _lesions(add, draws: Draws, at, kidneys: list, prevalence: dict, twin: float | None, mirrored: Tensor,
-             ) -> Tensor:
+def _lesions(add, draws: Draws, at, kidneys: list, prevalence: dict, twin: float | None, mirrored: Tensor) -> Tensor:
     """Tumours of liver and kidneys; returns labels (N, 3) for liver tumour, kidney tumour, paired cyst."""
     u, n = draws.uniform, draws.n
     has_liver, more = draws.chance(prevalence["liver tumour"]), draws.chance(0.4)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medtutor.cohort import Cohort
-from medtutor.phantom import growth, warp
+from medtutor.phantom import growth, texture, warp
 from medtutor.phantom.growth import wide
 from medtutor.phantom.mri import CONTRASTS, SITES, scan, smooth
 from medtutor.phantom.texture import Draws, boxes, cloud, noise
@@ -27,9 +27,7 @@ CLASSES = ("background", "cerebrospinal fluid", "grey matter", "white matter", "
            "infarct", "haemorrhage", "oedema", "tumour core")
 PREVALENCE = {"white matter lesion": 0.5, "infarct": 0.0, "haemorrhage": 0.0, "tumour": 0.0}
 FOV, CENTRE = 216.0, (0.0, -18.0, 8.0)  # mm
-PLANES = {"axial": (8.0, 34.0), "coronal": (-30.0, 4.0), "sagittal": (-34.0, 34.0)}  # range of levels, mm
-_AXES = {"volume": ((-1, 0, 0), (0, -1, 0), (0, 0, 1)), "axial": ((-1, 0, 0), (0, -1, 0)),
-         "coronal": ((-1, 0, 0), (0, 0, -1)), "sagittal": ((0, -1, 0), (0, 0, -1))}  # along the last image axis, ...
+PLANES, _AXES, _UNITS = texture.table("brain").values()
 _MAPS = ("fluid", "grey", "white", "ventricle", "near", "skull", "scalp")
 
 
@@ -112,7 +110,7 @@ def cohort(n: int, size: int = 48, seed: int = 0, kind: str = "volume", contrast
     """
     contrasts = (contrast,) if isinstance(contrast, str) else tuple(contrast)
     frame, draws = _frame(kind, plane, size, fov, contrasts), Draws(n, seed, f"brain {kind} {plane}", 1024)
-    sites = _sites(site, draws.uniform(0, len(SITES)).floor())
+    sites = texture.each(n, "site", site, 0, len(SITES) - 1, draws.uniform(0, len(SITES)).floor()).long()
     heads, meta = _heads(draws, frame, seed, level, variation, tilt, age, atrophy, prevalence, lesion_mm,
                          "ct" in contrasts if skull is None else skull, thickness, visits, interval, progress)
     name, dims, h = frame["name"], frame["dims"], frame["h"]
@@ -125,8 +123,7 @@ def cohort(n: int, size: int = 48, seed: int = 0, kind: str = "volume", contrast
     meta |= {key: _rows([head[key] for head in heads])
              for key, wanted in (("density", "density" in heads[0]), ("mni", coordinates)) if wanted}
     return Cohort(**{name: _rows(shots)}, mask=mask, label=layers.flatten(2).any(2).float(), meta=meta,
-                  box=boxes(layers) if dims == 2 else None, patient=torch.arange(n).repeat_interleave(visits),
-                  visit=torch.arange(visits).repeat(n), units=_units(name, h),
+                  box=boxes(layers) if dims == 2 else None, **texture.frames(n, visits), units=_units(name, h),
                   names={"mask": CLASSES, name: contrasts, "label": tuple(PREVALENCE), "box": tuple(PREVALENCE)})
 
 
@@ -159,7 +156,8 @@ def pair(n: int, size: int = 64, seed: int = 0, kind: str = "slice", contrast: t
                "lesion": {key: warp.apply(w[:, None], half)[:, 0] for key, w in head["lesion"].items()}}
         if "density" in head:
             end["density"] = warp.apply(head["density"][:, k:k + 1], half)[:, 0]
-        shot = _scan(end, contrasts, _sites(site[k], meta["age"]), seed, f"pair {k}", frame["h"], noisy)
+        sites = texture.each(n, "site", site[k], 0, len(SITES) - 1).long()
+        shot = _scan(end, contrasts, sites, seed, f"pair {k}", frame["h"], noisy)
         if k == 0:
             edge = sum(g * g for g in torch.gradient(end["maps"][:, 2], dim=list(range(1, dims + 1)))).sqrt()
             chosen = (edge * noise(n, seed, "points", edge.shape[1:]).abs()).flatten(1).topk(points, dim=1).indices
@@ -182,10 +180,7 @@ def _frame(kind: str, plane: str, size: int, fov: float, contrasts: tuple[str, .
 
 
 def _units(name: str, h: float) -> dict[str, str]:
-    return {name: f"MR signal, about 0 to 1; CT in HU / 1000; {h:g} mm per voxel", "landmark": "voxels",
-            "box": "pixels", "day": "days since the first visit", "age": "years", "ventricle_ml": "ml",
-            "ventricle_cm2": "cm^2", "tumour_diffusion": "mm^2 / day", "tumour_rate": "1 / day", "tumour_day": "days",
-            "tumour_seed": "voxels", "mni": "mm", "displacement": "voxels", "inverse": "voxels"}
+    return _UNITS | {name: f"MR signal, about 0 to 1; CT in HU / 1000; {h:g} mm per voxel"}
 
 
 def _rows(visits: list[Tensor]) -> Tensor:
@@ -195,13 +190,6 @@ def _rows(visits: list[Tensor]) -> Tensor:
 
 def _per(value: float | Tensor | None, drawn: Tensor) -> Tensor:
     return drawn if value is None else torch.as_tensor(value, dtype=drawn.dtype).expand(drawn.shape)
-
-
-def _sites(site: int | Tensor | None, drawn: Tensor) -> Tensor:
-    sites = _per(site, drawn).long()
-    if sites.min() < 0 or sites.max() >= len(SITES):
-        raise ValueError(f"site must be from 0 to {len(SITES) - 1}, or None for any, but got {site}")
-    return sites
 
 
 def _vectors(n: int, seed: int, stream: str, size: int, dims: int, scales: tuple[tuple[int, float], ...]) -> Tensor:
@@ -223,12 +211,10 @@ def _heads(draws: Draws, frame: dict, seed: int, level=None, variation=1.0, tilt
            prevalence=None, lesion_mm=None, skull=False, thickness=0.0, visits=1, interval=(60.0, 200.0), progress=None,
            shares=None) -> tuple[list[dict], dict]:
     """Per visit: maps (n, 5 or 7, *space), lesion weights and tumour density (n, *space), MNI positions, day."""
-    unknown = set(prevalence or ()) - set(PREVALENCE)
-    if unknown or not 1 <= visits <= 12:
-        raise ValueError(f"unknown finding {', '.join(sorted(unknown))}; choose from {', '.join(PREVALENCE)}" if unknown
-                         else f"visits must be from 1 to 12, but got {visits}")
+    if not 1 <= visits <= 12:
+        raise ValueError(f"visits must be from 1 to 12, but got {visits}")
     n, dims, size, h, u = draws.n, frame["dims"], frame["size"], frame["h"], draws.uniform
-    risk = PREVALENCE | (prevalence or {})
+    risk = texture.chances(prevalence, PREVALENCE)
     age = _per(age, u(25, 85))
     day = torch.cumsum(u(*interval, 12), 1).float()
     day = (day - day[:, :1])[:, :visits]

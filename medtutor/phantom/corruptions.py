@@ -31,7 +31,7 @@ def corrupt(image: Tensor, kind: str, grade: float | Tensor, seed: int = 0) -> T
     crop: a turned, shifted and magnified frame. blocks: quantised cosine coefficients of 8x8 blocks, as in JPEG.
     Raises ValueError for an unknown kind or a grade out of range.
     """
-    n, _size = len(image), image.shape[-1]
+    n = len(image)
     grade = torch.as_tensor(grade, dtype=torch.float32).expand(n)
     if kind not in KINDS:
         raise ValueError(f"unknown corruption {kind!r}; choose from {', '.join(KINDS)}")
@@ -71,20 +71,17 @@ def _metal(image: Tensor, t: Tensor, draws: Draws, seed: int) -> Tensor:
 
 def _underexposure(image: Tensor, t: Tensor, draws: Draws, seed: int) -> Tensor:
     light = torch.exp(-3.0 * image)  # bone is bright: few photons arrive
-    counts = light * 10 ** (4.3 - 2.6 * t)  # at 64x64
-    counts = counts * (64 / image.shape[-1]) ** 2
-    white = noise(len(image), seed, "corrupt/underexposure", tuple(image.shape[1:]))
+    counts = light * 10 ** (4.3 - 2.6 * t) * (64 / image.shape[-1]) ** 2
+    white = noise(len(image), seed, "corrupt/underexposure", image.shape[1:])
     return -(light * (1 + white / counts.sqrt())).clamp(min=1e-3).log() / 3.0
 
 
 def _resolution(image: Tensor, t: Tensor, draws: Draws, seed: int) -> Tensor:
-    sigma, out = t * image.shape[-1] / 22, image
     levels = [image.shape[-1] / 22 * s for s in (0.0, 0.25, 0.5, 0.75, 1.0)]
-    stack = torch.stack([blur(image, s) for s in levels])
-    place = (sigma / levels[1]).clamp(max=3.999)
+    stack, rows = torch.stack([blur(image, s) for s in levels]), torch.arange(len(image))
+    place = (t * image.shape[-1] / 22 / levels[1]).clamp(max=3.999)
     low = place.long().view(-1)
-    rows = torch.arange(len(out))
-    share = place - low.view(-1, 1, 1, 1)
+    share = place % 1
     return (1 - share) * stack[low, rows] + share * stack[low + 1, rows]
 
 

@@ -9,18 +9,17 @@ lowers it in the opposite leads by itself. Times are in seconds, lengths on pape
 from __future__ import annotations
 
 from functools import lru_cache
-from importlib.resources import files
 from math import inf, nan, pi, prod
 
 import torch
-import yaml
 from torch import Tensor, where
 from torch.nn.functional import grid_sample, pad
 
 from medtutor.cohort import Cohort
+from medtutor.phantom import texture
 from medtutor.phantom.texture import Draws, boxes, cloud, noise, px, turned, unit_grid
 
-_TABLE = yaml.safe_load(files(__package__).joinpath("ecg.yml").read_text(encoding="utf-8"))
+_TABLE = texture.table("ecg")
 NAMES = {key: tuple(words) for key, words in _TABLE["names"].items()}
 LEADS, LABELS, WARDS = NAMES["signal"], NAMES["label"], NAMES["header"]
 PREVALENCE = dict.fromkeys(LABELS, 0.15)
@@ -55,10 +54,7 @@ def cohort(n: int, size: int = 64, seed: int = 0, kind: str = "sheet", leads: in
     "signal" has no picture. `noisy=False` leaves out wander, hum, muscle and sensor. Of all this only muscle noise
     depends on `rate` (samples/s). Patient i depends on `seed` and i only. Raises ValueError for options out of range.
     """
-    risk = torch.tensor([(PREVALENCE | (prevalence or {}))[name] for name in LABELS], dtype=torch.float64)
-    if {*(prevalence or ())} - {*LABELS} or not 0 <= risk.min() <= risk.max() <= 1 or exclusive and risk.sum() > 1.001:
-        raise ValueError(f"prevalence needs chances for some of {', '.join(LABELS)} (0.15 unless given), of a sum of "
-                         f"at most 1 if exclusive, but got {prevalence}")
+    risk = torch.tensor([*texture.chances(prevalence, PREVALENCE, exclusive).values()], dtype=torch.float64)
     if not (kind in ("sheet", "signal") and leads in _TABLE["sheets"] and rate >= 50 and per_patient >= 1
             and 0 <= (header or 0) <= 1 and 0 <= (elevation or 0) <= 2):
         raise ValueError("kind must be sheet or signal, leads 12 or 3, rate 50 or more, per_patient 1 or more, header "
@@ -70,8 +66,7 @@ def cohort(n: int, size: int = 64, seed: int = 0, kind: str = "sheet", leads: in
     meta = {key: column.repeat_interleave(per_patient, 0) for key, column in meta.items()} | {
         key: torch.stack([shot[key] for shot in shots], 1).flatten(0, 1) for key in shots[0]}
     return Cohort(image=meta.pop("image", None), label=label.repeat_interleave(per_patient, 0).float(), meta=meta,
-                  patient=torch.arange(n).repeat_interleave(per_patient), visit=torch.arange(per_patient).repeat(n),
-                  names=NAMES, units=_TABLE["units"])
+                  **texture.frames(n, per_patient), names=NAMES, units=_TABLE["units"])
 
 
 def waves(time: Tensor, peaks: Tensor, other: Tensor, wave: Tensor, own: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medtutor.cohort import Cohort
+from medtutor.phantom import texture
 from medtutor.phantom.texture import Draws, blur, boxes, cloud, noise, unit_grid
 from medtutor.render.shape import rotation
 
@@ -38,12 +39,11 @@ def cohort(n: int, size: int = 64, seed: int = 0, frames: int = 20, prevalence: 
     the camera's place and its axes as columns: a point p of the tissue is at turn^T (p - eye) in the camera's
     coordinates, from which optical flow follows.
     """
-    if frames < 1 or speed < 0 or set(prevalence or ()) - set(PREVALENCE):
-        raise ValueError(f"need frames of 1 or more, a speed of 0 or more, and prevalence of {', '.join(PREVALENCE)} "
-                         f"only, but got {frames}, {speed}, {prevalence}")
+    if frames < 1 or speed < 0:
+        raise ValueError(f"need frames of 1 or more and a speed of 0 or more, but got {frames}, {speed}")
     draws, tau, time = Draws(n, seed, "endoscopy", 256), 2 * math.pi, torch.arange(frames).double() / RATE
     u, deep = draws.uniform, torch.tensor([0.0, 0, 1]).double()
-    has = {key: draws.chance(share)[:, None] for key, share in (PREVALENCE | (prevalence or {})).items()}
+    has = {key: draws.chance(share)[:, None] for key, share in texture.chances(prevalence, PREVALENCE).items()}
 
     def sway(reach: float, fast: float = 5.0, slow: float = 10.0) -> Tensor:
         """Smooth motion (n, frames) between -reach and reach, with periods from `fast` to `slow` seconds."""
@@ -93,8 +93,7 @@ def cohort(n: int, size: int = 64, seed: int = 0, frames: int = 20, prevalence: 
     grain = noise(n, seed, "endoscopy sensor", (frames, 3, size, size)).flatten(0, 1) * (image.amax(1, True) > 0.02)
     label = torch.stack([has["polyp"].expand_as(there), there, bled > 0], -1).flatten(0, 1).float()
     return Cohort(image=(image + 0.012 * noisy * grain).clamp(0, 1), mask=mask, label=label,
-                  box=boxes(torch.stack([mask == 1, mask == 2], 1)), visit=torch.arange(frames).repeat(n),
-                  patient=torch.arange(n).repeat_interleave(frames),
+                  box=boxes(torch.stack([mask == 1, mask == 2], 1)), **texture.frames(n, frames),
                   meta={"time": time.repeat(n).float(), "visible": visible, "depth": depth,
                         "eye": eye.flatten(0, 1).float(), "turn": turn.flatten(0, 1).float()},
                   names={"mask": CLASSES, "label": (*PREVALENCE,), "box": CLASSES[1:]},

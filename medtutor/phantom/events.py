@@ -7,17 +7,15 @@ groups: a case, then controls of the same sex and about the same age and use of 
 
 from __future__ import annotations
 
-from importlib.resources import files
 from math import inf
 
 import torch
-import yaml
 from torch import where
 
 from medtutor.cohort import Cohort
-from medtutor.phantom.texture import Draws, rows
+from medtutor.phantom.texture import Draws, rows, table
 
-_TABLE = yaml.safe_load(files(__package__).joinpath("events.yml").read_text(encoding="utf-8"))
+_TABLE = table("events")
 CONDITIONS, OUTCOME = tuple(_TABLE["conditions"]), tuple(_TABLE["outcome"].values())
 KINDS = {"diagnosis": 5, "drug": 6, "procedure": 4}  # codes of each condition, in this order
 CODES = tuple(code for entry in _TABLE["conditions"].values() for kind in KINDS for code in entry[kind])

@@ -13,28 +13,15 @@ import torch
 from torch import Tensor
 
 from medtutor.cohort import Cohort
+from medtutor.phantom import texture
 from medtutor.phantom.texture import Draws, blur, boxes, cloud, noise, px, strokes, unit_grid
 
 PREVALENCE = {"glaucoma": 0.3, "haemorrhages": 0.35, "exudates": 0.3}
-# Most of a kind, least and largest width (degrees), length over width at most, spread about the focus (field radii).
-SPOTS = {"haemorrhages": (32, 0.25, 1.3, 2.2, 0.16), "exudates": (40, 0.25, 0.8, 1.8, 0.1),
-         "cotton-wool spots": (4, 1.1, 2.2, 1.6, 0.2), "drusen": (40, 0.3, 0.9, 1.0, 0.12)}
+SPOTS, _TRUNKS, _EDGES, OPACITY, LOOK = texture.table("fundus").values()
+TRUNKS, (SOFT, LEAST) = torch.tensor([*_TRUNKS.values()], dtype=torch.float64), zip(*_EDGES.values(), strict=True)
 LAYERS = ("arteries", "veins", *SPOTS, "disc", "cup", "macula", "vessels", "lesions")
-SOFT, LEAST = (0.0, 0.0, 0.1, 0.1, 0.8, 0.6, 0.0), (1.0, 1.0, 1.5, 1.5, 1.5, 1.5, 1.0)  # of strokes, by layer
 LARGE_CUP = 0.6  # vertical cup-to-disc ratio from which a disc counts as glaucomatous
-# Of what leaves the disc: heading, bend (degrees, anticlockwise from the nose), length, width of vein (degrees).
-TRUNKS = ((98, -98, 64, -64, 150, -150, 12), (92, -92, -30, 30, 34, -34, -12), (44, 44, 28, 28, 10, 10, 17),
-          (0.68, 0.68, 0.5, 0.5, 0.18, 0.18, 0.2))
 STEPS = 17  # points of a vessel
-# From below to above: the opacity of what lies on the retina; what has none absorbs. Then per modality and channel the
-# retina's brightness and, in the same order, the brightness or optical density of each.
-OPACITY = {"pigment": 0, "macula": 0, "choroid": 0, "sheen": 0.3, "drusen": 0.45, "disc": 0.9, "cup": 0.95,
-           "exudates": 0.9, "cotton-wool spots": 0.75, "haemorrhages": 0, "veins": 0, "arteries": 0, "reflex": 0}
-LOOK = {"colour": ((0.93, 0.30, 0.24, -0.06, 0.92, 0.96, 0.95, 1.00, 0.98, 0.96, 0.45, 0.22, 0.06, -0.10),
-                   (0.33, 0.75, 0.42, -0.33, 0.60, 0.68, 0.56, 0.88, 0.86, 0.82, 1.00, 0.78, 0.55, -0.36),
-                   (0.18, 0.65, 0.25, -0.22, 0.45, 0.30, 0.27, 0.62, 0.42, 0.66, 0.55, 0.45, 0.40, -0.30)),
-        "slo": ((0.52, 0.10, 0.22, -0.16, 0.70, 0.62, 0.63, 0.95, 0.85, 0.74, 0.55, 0.75, 0.50, -0.60),),
-        "en-face": ((0.50, -0.05, 0.35, -0.05, 0.80, 0.62, 0.34, 0.12, 0.88, 0.80, 0.60, 1.00, 0.90, 0.00),)}
 
 
 def cohort(n: int, size: int = 64, seed: int = 0, modality: str = "colour", view: str = "macula", fov: float = 45.0,
@@ -58,21 +45,20 @@ def cohort(n: int, size: int = 64, seed: int = 0, modality: str = "colour", view
     lower, -1 absent or not local; cup_to_disc (vertical, with the notch), notch, eye (0 right, 1 left), age, sex (0
     female, 1 male), group. Raises ValueError for values outside of these.
     """
-    odds = [torch.as_tensor(p).double() for p in (PREVALENCE | (prevalence or {})).values()]
-    each = [torch.as_tensor(v).double() for v in (group, disadvantage, *(severity or {}).values())]
     if modality not in LOOK or view not in ("macula", "disc") or not 15 <= fov <= 60:
         raise ValueError(f'modality must be {", ".join(LOOK)}, view "macula" or "disc", fov 15 to 60 degrees, but got '
                          f"{modality!r}, {view!r}, {fov}")
-    if (any(v.shape not in ((), (n,)) for v in each) or any(p.shape not in ((), (2,)) for p in odds)
-            or not all(((v >= 0) & (v <= 1)).all() for v in odds + each)
-            or {*(prevalence or ()), *(severity or ())} - {*PREVALENCE}):
-        raise ValueError(f"group, disadvantage and severities of {', '.join(PREVALENCE)} must be 0 to 1, one or one per"
-                         f" patient, prevalences one or one per group; got {severity}, {prevalence}, {group=}")
+    odds = [torch.as_tensor(p).double() for p in texture.chances(prevalence, PREVALENCE).values()]
+    if any(p.shape not in ((), (2,)) for p in odds) or {*(severity or ())} - {*PREVALENCE}:
+        raise ValueError(f"use severities of {', '.join(PREVALENCE)} and prevalences that are one or one per group, but"
+                         f" got {severity}, {prevalence}")
+    group, disadvantage, *given = (texture.each(n, name, v, 0, 1) for name, v in (
+        ("group", group), ("disadvantage", disadvantage), *(severity or {}).items()))
     draws, camera, look = Draws(n, seed, "fundus eye", 64), Draws(n, seed, f"fundus {modality}", 16), LOOK[modality]
     u, radius, (x, y) = draws.uniform, fov / 2, unit_grid(size)
-    left, sex, age, minor = u() < 0.5, u() < 0.5, u(30, 88), (u() < torch.as_tensor(group)).long()
+    left, sex, age, minor = u() < 0.5, u() < 0.5, u(30, 88), (u() < group).long()
     drawn = u(0.15, 1, 3) * (u(0, 1, 3) < torch.stack([p.expand(2)[minor] for p in odds], 1))
-    given = dict(zip(severity or (), (v.expand(n) for v in each[2:]), strict=True))
+    given = dict(zip(severity or (), (v.double() for v in given), strict=True))
     grade = {k: drawn[:, i] if severity is None else given.get(k, 0 * age) for i, k in enumerate(PREVALENCE)}
     grade["drusen"], worse = ((age - 55) / 33).clamp(0, 1) * u() * (u() < 0.6), minor * disadvantage
     # ---- disc, cup, and where the camera looks
@@ -139,8 +125,8 @@ def cohort(n: int, size: int = 64, seed: int = 0, modality: str = "colour", view
 
 def _tree(draws: Draws, root: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Segments (n, S, 2 ends, 2), widths (n, S, 2), in degrees, layers (S,): 0 artery, 1 vein, 6 an artery's reflex."""
-    m, u, normal, parts = 2 * len(TRUNKS[0]), draws.uniform, draws.normal, []
-    t, trunk = torch.linspace(0, 1, STEPS, dtype=torch.float64), torch.tensor(TRUNKS, dtype=torch.float64).repeat(1, 2)
+    m, u, normal, parts = 2 * TRUNKS.shape[1], draws.uniform, draws.normal, []
+    t, trunk = torch.linspace(0, 1, STEPS, dtype=torch.float64), TRUNKS.repeat(1, 2)
     waves = torch.sin(torch.tensor([[1.0], [2], [4]]) * (2 * math.pi * t + 1)) * torch.tensor([[1], [0.77], [0.55]])
     start, turn = root[:, None] + normal(0, 0.25, m, 2), torch.deg2rad(trunk[:2] + normal(0, 9, 2, m))
     (heading, bend), (length, width) = turn.unbind(1), (trunk[2:] * u(0.8, 1.2, 2, m)).unbind(1)

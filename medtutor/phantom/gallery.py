@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib.resources import files
 
 import torch
 from numpy import ndarray
 
 import medtutor.phantom
 from medtutor.cohort import Cohort
+from medtutor.phantom.texture import table
 
 
 @cache
 def modalities() -> dict[str, dict]:
     """gallery.yml: for each name calls, low, high, description, unrealistic, stands_for."""
-    import yaml
-
-    text = files("medtutor.phantom").joinpath("gallery.yml").read_text(encoding="utf-8")
-    return {name: {"low": 0.0, "high": 1.0, **entry} for name, entry in yaml.safe_load(text).items()}
+    return {name: {"low": 0.0, "high": 1.0, **entry} for name, entry in table("gallery").items()}
 
 
 def made(call: str, n: int, size: int = 64, seed: int = 0) -> Cohort:

@@ -33,12 +33,10 @@ def diffusivity(grey: Tensor, white: Tensor, diffusion: Tensor) -> Tensor:
 def seeded(diffusion: Tensor, centre: Tensor, spacing: float, sigma: float = 3.0, peak: float = 0.5) -> Tensor:
     """First density (N, *space): a Gaussian of `sigma` mm, of one voxel at least, at `centre` (N, dims) in voxels
     (x, y[, z]: the last axis first), where `diffusion` (N, *space) is not zero."""
-    square, sigma = 0.0, max(sigma / spacing, 1.0)
-    dims = diffusion.ndim - 1
-    for axis in range(dims):
-        place = torch.arange(diffusion.shape[-1 - axis], dtype=diffusion.dtype).view((-1,) + (1,) * axis)
-        square = square + (place - wide(centre[:, axis], diffusion)) ** 2
-    return peak * torch.exp(-0.5 * square / sigma**2) * (diffusion > 0)
+    lines = [torch.arange(size, dtype=diffusion.dtype).view((-1,) + (1,) * axis)
+             for axis, size in enumerate(diffusion.shape[:0:-1])]
+    square = sum((line - wide(centre[:, axis], diffusion)) ** 2 for axis, line in enumerate(lines))
+    return peak * torch.exp(-0.5 * square / max(sigma / spacing, 1.0) ** 2) * (diffusion > 0)
 
 
 def grow(density: Tensor, diffusion: Tensor, rate: Tensor, days: Tensor, spacing: float, steps: int | None = None,
@@ -63,10 +61,9 @@ def grow(density: Tensor, diffusion: Tensor, rate: Tensor, days: Tensor, spacing
     low, high = (alive.amin(0), alive.amax(0) + 1) if len(alive) else (torch.zeros(dims), torch.ones(dims))
     box = (slice(None), *(slice(int(a), int(b)) for a, b in zip(low, high, strict=True)))
     seen, part = density.new_zeros(len(density), gap.shape[1], *density.shape[1:]), density[box]
-    faces, inner = [], diffusion[box]  # beyond the box nothing diffuses
-    for axis in range(1, dims + 1):
-        a, b = (inner.narrow(axis, k, inner.shape[axis] - 1) for k in (0, 1))
-        faces.append(2 * a * b / (a + b).clamp(min=1e-12) / spacing**2)
+    inner = diffusion[box]  # beyond the box nothing diffuses
+    sides = [inner.unfold(axis, 2, 1).unbind(-1) for axis in range(1, dims + 1)]
+    faces = [2 * a * b / (a + b).clamp(min=1e-12) / spacing**2 for a, b in sides]
     for k in range(gap.shape[1]):
         step = wide(gap[:, k] / count, part)
         half, full = (torch.expm1(wide(rate, part) * step * share) for share in (0.5, 1.0))

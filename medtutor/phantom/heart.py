@@ -13,16 +13,13 @@ import torch
 from torch import Tensor
 
 from medtutor.cohort import Cohort
+from medtutor.phantom import texture
 from medtutor.phantom.texture import Draws, cloud, lay, noise
 
 CLASSES = ("background", "right ventricle", "myocardium", "left ventricle")
-GROUPS = ("dilated cardiomyopathy", "hypertrophic cardiomyopathy", "infarction", "abnormal right ventricle")
-FOV, DEPTH, INNER = 160.0, 130.0, 0.92  # width and length of a volume in mm; length of the cavity over the ventricle's
-#         volume at end-diastole, of the muscle (ml), fraction ejected, shortening, right width (mm), its contraction
-KEYS = ("edv", "muscle", "eject", "shorten", "right", "squeeze")
-NORMAL, SPREAD = (138, 98, 0.62, 0.16, 27, 0.50), (0.12, 0.10, 0.05, 0.12, 0.10, 0.08)
-CHANGE = ((140, 45, -0.40, -0.11, 4, -0.20), (-18, 60, 0.05, -0.05, 0, 0), (60, 5, -0.18, -0.10, 0, 0),
-          (-10, 0, -0.05, -0.03, 22, -0.30))  # of each group at severity 1
+NORMAL, SPREAD, CHANGE = texture.table("heart").values()
+GROUPS = tuple(CHANGE)
+FOV, DEPTH, INNER = 160.0, 130.0, 0.92  # width and length of a volume in mm; length of the cavity over ventricle
 OPTIONS = {"kind": ("slice", "volume"), "course": ("beat", "visits"), "spacing": ("regular", "irregular")}
 UNITS = {"image": "MR signal, 0 to 1", "volume": "MR signal, 0 to 1", "heart_rate": "1/min", "trend": "1/year"}
 
@@ -91,20 +88,18 @@ def cohort(n: int, size: int = 64, seed: int = 0, kind: str = "slice", frames: i
     scar_angle (rad, from the image's right, clockwise about the cavity; NaN without a scar).
     Raises ValueError for options out of range.
     """
-    chances = dict.fromkeys(GROUPS, 0.2) if prevalence is None else dict.fromkeys(GROUPS, 0.0) | prevalence
+    odds = texture.chances(prevalence, dict.fromkeys(GROUPS, 0.2), exclusive=True, absent=True)
     for (name, legal), value in zip(OPTIONS.items(), (kind, course, spacing), strict=True):
         if value not in legal:
             raise ValueError(f"{name} must be one of {', '.join(legal)}, but got {value!r}")
-    if set(chances) != set(GROUPS) or min(chances.values()) < 0 or sum(chances.values()) > 1 + 1e-9:
-        raise ValueError(f"prevalence needs probabilities of {', '.join(GROUPS)} that sum to 1 at most: {prevalence}")
     if not (1 <= frames <= 64 and 0 <= missing <= 1 and fov > 0):
         raise ValueError(f"use 1 to 64 frames, missing from 0 to 1 and fov above 0 mm, not {frames}, {missing}, {fov}")
     draws, own = Draws(n, seed, "heart", 160), Draws(n, seed, "heart frames", 128)
-    which = (draws.uniform(0, 1, 1) >= torch.tensor([*chances.values()]).double().cumsum(0)).sum(1)
+    which = (draws.uniform(0, 1, 1) >= torch.tensor([*odds.values()]).double().cumsum(0)).sum(1)
     grade = torch.nn.functional.one_hot(which, 5)[:, :4] * draws.uniform(0.35, 1, 1)
-    table = (torch.tensor(NORMAL) + grade @ torch.tensor(CHANGE).double()) * (
+    table = (torch.tensor([*NORMAL.values()]) + grade @ torch.tensor([*CHANGE.values()]).double()) * (
         draws.normal(0, 1, 6) * torch.tensor(SPREAD)).exp()
-    g = dict(zip((*KEYS, *GROUPS), torch.cat([table, grade], 1).T.view(-1, n, 1, 1, 1), strict=True))
+    g = dict(zip((*NORMAL, *GROUPS), torch.cat([table, grade], 1).T.view(-1, n, 1, 1, 1), strict=True))
     g |= {k: draws.uniform(*ends, 1, 1, 1) for k, ends in (
         ("scar_angle", (-3.14, 3.14)), ("scar_half", (0.85, 1.2)), ("turn", (-0.35, 0.35)))}
     g |= {"long": draws.normal(88, 3.5, 1, 1, 1) * (g["edv"] / 138) ** 0.3, "eject": g["eject"].clamp(0.12, 0.72)}
@@ -132,8 +127,8 @@ def cohort(n: int, size: int = 64, seed: int = 0, kind: str = "slice", frames: i
             "scar_angle": torch.where(g["infarction"] > 0, g["scar_angle"] + g["turn"], math.nan).view(n, 1)}
     meta |= {f"severity_{k.replace(' ', '_')}": g[k].view(n, 1) for k in GROUPS}
     meta = {k: (v if k == "observed" else v.float()).expand(n, frames).flatten() for k, v in meta.items()}
-    return Cohort(**field, label=(grade > 0).float().repeat_interleave(frames, 0), meta=meta,
-                  patient=torch.arange(n).repeat_interleave(frames), visit=torch.arange(frames).repeat(n),
+    return Cohort(**field, **texture.frames(n, frames), meta=meta,
+                  label=(grade > 0).float().repeat_interleave(frames, 0),
                   names={"mask": CLASSES, "label": GROUPS}, units=UNITS | {"time": ("ms", "days")[course == "visits"]})
 
 

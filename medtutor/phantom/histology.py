@@ -9,19 +9,17 @@ tissues and laboratories are in histology.yml.
 from __future__ import annotations
 
 import math
-from importlib.resources import files
 
 import torch
-import yaml
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from medtutor.cohort import Cohort
-from medtutor.phantom.texture import Draws, blur, cloud, noise, unit_grid
+from medtutor.phantom.texture import Draws, blur, cloud, each, noise, table, unit_grid
 
-_TABLES = yaml.safe_load(files("medtutor.phantom").joinpath("histology.yml").read_text(encoding="utf-8"))
-LAYOUT, NUCLEUS, GROUND, LABORATORY = (torch.tensor([*table.values()]) for table in _TABLES.values())
-LOOKS, _NUCLEI, _GROUNDS, _LABS = (tuple(table) for table in _TABLES.values())
+_TABLES = table("histology")
+LAYOUT, NUCLEUS, GROUND, LABORATORY = (torch.tensor([*rows.values()]) for rows in _TABLES.values())
+LOOKS, _NUCLEI, _GROUNDS, _LABS = (tuple(rows) for rows in _TABLES.values())
 KINDS, CELLS, LABS = LOOKS[1:5], ("epithelial nucleus", *_NUCLEI[6:]), _LABS[1:]
 PITCH, SITE, ROOM = 44.0, 7.2, 12.0  # of the lattices of discs and of nuclei; margin around the picture
 
@@ -49,7 +47,7 @@ def cohort(n: int, size: int = 64, seed: int = 0, kind=None, layout=None, shape=
     """
     draws = Draws(n, seed, "histology patch", 32)
     look, rare, lab, dyes, survive = _patient(draws, kind, atypical, lab, variation)
-    looks = {name: _each(n, name, look if given is None else given, 4).long()
+    looks = {name: each(n, name, given, 0, 4, look.double()).long()
              for name, given in (("layout", layout), ("shape", shape), ("texture", texture))}
     image, mask, meta = _tissue(n, size, seed, "histology patch", fov, *looks.values(), rare, *dyes, glows, noisy)
     return _cohort(image, look, meta | looks | {"lab": lab} | survive(meta["cells"]), mask=mask)
@@ -90,20 +88,13 @@ def _cohort(image: Tensor, look: Tensor, meta: dict, **fields) -> Cohort:
                   units={"image": "0 to 1", "time": "months", "risk": "log hazard"})
 
 
-def _each(n: int, name: str, given, most: int) -> Tensor:
-    """A number from 0 to `most`, or one per patient, as (n,)."""
-    if (given := torch.as_tensor(given)).shape not in ((), (n,)) or not ((given >= 0) & (given <= most)).all():
-        raise ValueError(f"{name} must be a number from 0 to {most}, or one for each of the {n}, but got {given}")
-    return given.expand(n)
-
-
 def _patient(draws: Draws, kind, atypical, lab, variation: float) -> tuple:
     """Kind, chance of atypical nuclei, laboratory (n,); its inks (n, 2, 3), glass (n, 3), lack of focus (n,); and the
     function from cells (n, 5) to survival."""
     n, (drawn, rare, site, soft, death, leave) = draws.n, draws.uniform(0, 1, 6).unbind(1)
-    look = _each(n, "kind", (5 * drawn).floor() if kind is None else kind, 4).long()
-    rare = _each(n, "atypical", 0.08 * rare if atypical is None else atypical, 1).float() * (look > 0)
-    lab = _each(n, "lab", (4 * site).floor() if lab is None else lab, 3).long()
+    look = each(n, "kind", kind, 0, 4, (5 * drawn).floor()).long()
+    rare = each(n, "atypical", atypical, 0, 1, 0.08 * rare).float() * (look > 0)
+    lab = each(n, "lab", lab, 0, 3, (4 * site).floor()).long()
     wander = torch.cat([draws.normal(0, 0.03, 6), torch.zeros(n, 3), 0.3 * soft[:, None]], 1).float()
     optics = (LABORATORY[0] + variation * (LABORATORY[1 + lab] + wander)).clamp(0, 1)
     ink = optics[:, :6].view(n, 2, 3) * (1 + draws.normal(0, 0.1 * variation, 2, 1).float())

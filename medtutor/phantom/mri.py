@@ -8,25 +8,11 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from medtutor.phantom.texture import cloud, noise
+from medtutor.phantom.texture import cloud, noise, table
 
 CONTRASTS = ("t1", "t1ce", "t2", "flair", "pd", "fa", "ct")
-#          T1 and T2 in ms at 3 T, proton density, HU, fractional anisotropy. Grey and white matter after Wansapura
-#          et al., J Magn Reson Imaging 9 (1999); lesions between them and fluid, as plausible values.
-TISSUE = {"fluid": (4300, 2000, 1.00, 8, 0.06), "grey": (1330, 105, 0.82, 38, 0.14),
-          "white": (840, 78, 0.70, 29, 0.46), "ventricle": (4300, 2000, 1.00, 6, 0.04),
-          "skull": (500, 6, 0.25, 850, 0.05), "scalp": (390, 70, 0.50, 10, 0.08),
-          "white matter lesion": (1250, 150, 0.84, 23, 0.28), "infarct": (1900, 230, 0.92, 18, 0.14),
-          "haemorrhage": (1150, 52, 0.80, 75, 0.12), "oedema": (1500, 155, 0.86, 21, 0.22),
-          "enhancing": (1500, 125, 0.86, 40, 0.12), "necrosis": (2300, 300, 0.96, 14, 0.07)}
+TISSUE, SITES, _SHOWN = table("mri").values()
 GADOLINIUM = 1 / 1100  # 1/ms added to 1/T1 of the enhancing rim
-#         TI of T1, TE of T2 and TI of FLAIR in ms, bias field, noise, blur in mm, gain, T1 relative to 3 T
-SITES = ({"t1": 1100, "te": 95, "ti": 2500, "bias": 0.08, "noise": 0.013, "blur": 0.0, "gain": 1.0, "field": 1.0},
-         {"t1": 950, "te": 80, "ti": 2350, "bias": 0.22, "noise": 0.022, "blur": 0.9, "gain": 0.86, "field": 1.0},
-         {"t1": 1200, "te": 110, "ti": 2100, "bias": 0.04, "noise": 0.032, "blur": 1.6, "gain": 1.12, "field": 0.8})
-# the tissue that is made as bright as this, times the site's gain
-_SHOWN = {"t1": ("white", 0.80), "t1ce": ("white", 0.58), "t2": ("fluid", 0.92), "flair": ("grey", 0.5),
-          "pd": ("fluid", 0.85)}
 
 
 @lru_cache(64)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from medtutor.cohort import Cohort
-from medtutor.phantom import abdomen, skin, thorax
+from medtutor.phantom import abdomen, skin, texture, thorax
 from medtutor.phantom.texture import Draws, blend, blur, boxes, cloud, noise, outline, px, radius_at, turned, unit_grid
 
 _SAME = ("solid mottled hollow", "small medium large", "upper middle lower")
@@ -104,7 +104,7 @@ def cohort(n: int, size: int = 64, seed: int = 0, task: str = "lesions", ground:
     made, there = torch.stack(made, 1), torch.arange(4) < total[:, None]
     order = torch.where(there, made[..., 5] * 2 + made[..., 6], 6 + torch.arange(4)).argsort(1)
     kind, target = made[row[:, None], order], torch.where(total > 0, order.argmin(1), -1)
-    _, shape, shade, texture, width, zone, side = kind.unbind(-1)
+    _, shape, shade, fill, width, zone, side = kind.unbind(-1)
     kind = torch.where(there[..., None], kind, -1)
     # ---- the picture
     image, spots, which = _ground(draws, size, seed, task, ground, noisy)
@@ -112,10 +112,10 @@ def cohort(n: int, size: int = 64, seed: int = 0, task: str = "lesions", ground:
         (0.09, 0.125, 0.17), torch.ones(3, 3), (0.3, 0.5, 0.78))
     reach = torch.tensor(scale)[width] * u(0.94, 1.06, 4)
     r, a, b = _outlined(draws, shape, spots[row[:, None], 2 * zone + side] + u(-0.04, 0.04, 4, 2), reach, size)
-    texture, shown, sharp = (v[..., None, None] for v in (texture, torch.tensor(strength)[shade] * there, reach * size))
+    fill, shown, sharp = (v[..., None, None] for v in (fill, torch.tensor(strength)[shade] * there, reach * size))
     sharp, masks = sharp if task == "shapes" else 7, (r < 1) & there[..., None, None]
     cover, mottle = shown * torch.sigmoid((1 - r) * sharp), torch.sigmoid(4 * torch.sin(5 * a) * torch.sin(5 * b))
-    cover = cover * (1 - (texture == 1) * 0.8 * (1 - mottle) - (texture == 2) * torch.sigmoid((0.55 - r) * 1.5 * sharp))
+    cover = cover * (1 - (fill == 1) * 0.8 * (1 - mottle) - (fill == 2) * torch.sigmoid((0.55 - r) * 1.5 * sharp))
     for k in range(4):
         image = blend(image, paint[shade[:, k], :image.shape[1], None, None], cover[:, k])
     image = image + 0.02 * noisy * noise(n, seed, f"scenes {task}", tuple(image.shape[1:]))
@@ -123,8 +123,8 @@ def cohort(n: int, size: int = 64, seed: int = 0, task: str = "lesions", ground:
     return Cohort(
         image=image.clamp(0, 1).float(), mask=(masks[row, target] & px(target >= 0)).long(), box=boxes(masks),
         label=(kind[..., :1] == torch.arange(len(types))).any(1).float(), report=[". ".join(some) for some in named],
-        names={"mask": ("background", "target"), "label": (*map(opaque, types),), "attribute": (*words,),
-               "ground": GROUNDS, **{f"attribute_{name}": of for name, of in words.items()}},
+        names={"mask": ("background", "target"), "label": (*map(opaque, types),), "ground": GROUNDS}
+        | texture.worded(words),
         meta={"lesion_mask": masks, "attribute": kind[..., 1:], "type": kind[..., 0], "target": target, "ground": which,
               "phrase": [some[t] if some else "" for some, t in zip(named, target, strict=True)]},
         units={"image": "0 to 1", "box": "pixels"})

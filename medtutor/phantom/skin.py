@@ -12,38 +12,18 @@ import torch
 from torch import Tensor
 
 from medtutor.cohort import Cohort
+from medtutor.phantom import texture
 from medtutor.phantom.texture import Draws, blend, blur, boxes, cloud, noise, outline, px, radius_at, turned, unit_grid
 
-DIAGNOSES = ("naevus", "melanoma", "seborrhoeic keratosis", "basal cell carcinoma", "vascular lesion")
-PREVALENCE = dict(zip(DIAGNOSES, (0.48, 0.2, 0.15, 0.12, 0.05), strict=True))
-COLOURS = ("light brown", "dark brown", "black", "red", "white", "blue-grey")
-# The generator of the concepts and, by Bayes, the rule of the diagnosis: one column per diagnosis. Continuous concepts
-# have density ~ exp(w v), v from 0 to 1 over RANGE; the others give the probability of each level above 0.
-RANGE = {"asymmetry": (0.0, 1.0), "border": (0.0, 1.0), "diameter": (2.5, 10.5)}
-TILT = {"asymmetry": (-3.0, 3.0, -1.0, 0.7, -2.0), "border": (-3.0, 3.0, -2.0, 0.7, -2.0),
-        "diameter": (-3.5, 0.8, -0.7, -1.5, -5.0)}
-LEVELS = {
-    "light brown": ((0.85, 0.75, 0.8, 0.25, 0.05),), "dark brown": ((0.6, 0.85, 0.45, 0.15, 0.05),),
-    "black": ((0.1, 0.5, 0.15, 0.08, 0.1),), "red": ((0.1, 0.4, 0.1, 0.75, 0.95),),
-    "white": ((0.05, 0.25, 0.15, 0.3, 0.05),), "blue-grey": ((0.05, 0.35, 0.1, 0.35, 0.2),),
-    "network": ((0.6, 0.12, 0.08, 0.03, 0.02), (0.1, 0.6, 0.05, 0.02, 0.02)),  # 1 typical, 2 atypical
-    "globules": ((0.4, 0.1, 0.08, 0.05, 0.03), (0.08, 0.5, 0.07, 0.12, 0.03)),  # 1 regular, 2 irregular
-    "dots": ((0.2, 0.5, 0.1, 0.2, 0.03),), "streaks": ((0.04, 0.4, 0.02, 0.05, 0.01),),
-    "regression": ((0.04, 0.35, 0.05, 0.1, 0.01),), "veil": ((0.02, 0.4, 0.05, 0.05, 0.08),),
-    "vessels": ((0.04, 0.25, 0.08, 0.8, 0.15),), "cysts": ((0.03, 0.02, 0.7, 0.03, 0.01),),
-    "nests": ((0.02, 0.06, 0.03, 0.5, 0.02),), "lacunae": ((0.01, 0.02, 0.01, 0.03, 0.85),)}
-IMPLIES = {"regression": "white", "veil": "blue-grey"}
+# The generator of the concepts and, by Bayes, the rule of the diagnosis; then what each concept looks like.
+PREVALENCE, RANGE, TILT, LEVELS, IMPLIES, PATCHES, SPOTS, CURVES, FILMS, _CASTS = texture.table("skin").values()
+DIAGNOSES, COLOURS, SCANNERS = tuple(PREVALENCE), tuple(PATCHES), tuple(_CASTS)
 CONCEPTS, CONFOUNDERS = (*RANGE, *LEVELS), ("hair", "ruler", "ink", "bubbles", "vignette")
-LAYERS = (*LEVELS, *CONFOUNDERS)
-SCANNERS, LOCATIONS = ("polarised", "contact", "warm lamp", "video"), ("trunk", "limb", "face", "scalp")
+LAYERS, LOCATIONS = (*LEVELS, *CONFOUNDERS), ("trunk", "limb", "face", "scalp")
 WHOLE = {name: (0, len(upper)) for name, upper in LEVELS.items()} | {"site": (0, 3), "sex": (0, 1), "location": (0, 3)}
 LIMITS = RANGE | WHOLE | {"tone": (1, 6), "age": (0, 110)} | dict.fromkeys(CONFOUNDERS, (0, 1))
-CAST = torch.tensor([(1.0, 0.99, 0.97), (1.02, 0.98, 1.0), (1.03, 0.96, 0.85), (0.95, 0.99, 1.02)])
+CAST = torch.tensor([*_CASTS.values()])
 MELANIN, BLOOD, PALE = torch.tensor([[0.42, 0.80, 1.22], [0.10, 0.62, 0.52], [0.95, 0.91, 0.87]])[..., None, None]
-SPOTS = {"dots": (14, 0.07, 0.13), "cysts": (9, 0.1, 0.22), "nests": (5, 0.25, 0.55), "lacunae": (9, 0.4, 0.8)}
-FILMS = (("regression", (0.86, 0.76, 0.74), 0.55), ("white", (0.92, 0.84, 0.82), 0.5),
-         ("blue-grey", (0.40, 0.42, 0.48), 0.55), ("veil", (0.60, 0.65, 0.74), 0.4),
-         ("nests", (0.36, 0.35, 0.42), 0.6), ("cysts", (0.95, 0.88, 0.74), 0.6))
 
 
 def rule(concepts: Tensor, prevalence: dict[str, float] | None = None) -> Tensor:
@@ -121,7 +101,7 @@ def cohort(n: int, size: int = 64, seed: int = 0, prevalence: dict[str, float] |
 
     worn = {name: u() < _each(n, name, given, label)
             for name, given in zip(CONFOUNDERS, (hair, ruler, ink, bubbles, vignette), strict=True)}
-    who = {name: _each(n, name, drawn if given is None else given).float() for name, given, drawn in (
+    who = {name: _each(n, name, given, drawn=drawn) for name, given, drawn in (
         ("site", site, u(0, 4).floor()), ("tone", tone, 1 + 5 * u() ** 3), ("age", age, u(18, 90)),
         ("sex", sex, u(0, 2).floor()), ("location", location, u(0, 4).floor()))}
     fov = u(10.5, 15.5)
@@ -143,7 +123,7 @@ def cohort(n: int, size: int = 64, seed: int = 0, prevalence: dict[str, float] |
     # ---- colours in ragged patches, concentric in a symmetrical lesion
     stray, aim = (0.08 + 0.5 * value["asymmetry"])[:, None] * u(0.5, 1.1, 6), u(0, 6.3, 6)
     qx, qy, patch = r * angle.cos(), r * angle.sin(), {}
-    for k, (name, wide) in enumerate(zip(COLOURS, (1.3, 0.8, 0.36, 0.65, 0.42, 0.5), strict=True)):
+    for k, (name, wide) in enumerate(PATCHES.items()):
         gap = torch.hypot(qx - px(stray[:, k] * aim[:, k].cos()), qy - px(stray[:, k] * aim[:, k].sin()))
         patch[name] = 1 - gap / wide + 0.5 * field(name, 8, 3)
     layer = {name: torch.sigmoid(patch[name] * 5) * edge for name in COLOURS}
@@ -163,12 +143,10 @@ def cohort(n: int, size: int = 64, seed: int = 0, prevalence: dict[str, float] |
     for name, (many, low, high) in SPOTS.items():
         place = at(u(0.05, 0.85, many).sqrt(), u(0, 6.3, many))
         layer[name] = _spots(x, y, place, u(low, high, many), pixel) * edge
-    for name, many, start, back, length, bend, width in (
-            ("streaks", 12, (0.7, 0.95), 0.0, (0.4, 1.0), 0.3, (0.15, 0.35)),
-            ("vessels", 8, (0.6, 1.0), math.pi, (1.0, 3.5), 0.9, (0.08, 0.22))):
+    for name, (many, start, back, length, bend, width) in CURVES.items():
         turn = u(0, 6.3, many)
-        layer[name] = _curves(x, y, at(u(*start, many), turn), turn + back + u(-bend, bend, many), u(*length, many),
-                              u(-bend, bend, many), u(*width, many), pixel)
+        layer[name] = _curves(x, y, at(u(*start, many), turn), turn + back * math.pi + u(-bend, bend, many),
+                              u(*length, many), u(-bend, bend, many), u(*width, many), pixel)
     layer = {name: layer[name] * px((value[name] > 0).float()) for name in LEVELS}
     # ---- absorption, then films
     grain, dose = 1 + 0.22 * field("grain", 22, 3), px(u(0.4, 0.9))
@@ -178,7 +156,7 @@ def cohort(n: int, size: int = 64, seed: int = 0, prevalence: dict[str, float] |
     blood = blood + 0.14 * edge + grain * (0.7 * layer["red"] + 1.5 * layer["lacunae"]) + 1.1 * layer["vessels"]
     image = torch.exp(-(melanin.clamp(min=0)[:, None] * MELANIN + blood.clamp(min=0)[:, None] * BLOOD))
     image = image * PALE * (1 - 0.3 * layer["black"])[:, None]
-    for name, colour, most in FILMS:
+    for name, (colour, most) in FILMS.items():
         image = blend(image, (grain[:, None] * 0.5 + 0.5) * torch.tensor(colour)[:, None, None], most * layer[name])
     image, on_top = _dressed(image, draws, worn, who, x, y, fov, pixel, field)
     # ---- camera
@@ -216,18 +194,11 @@ def _level(probability: Tensor, u: Tensor) -> Tensor:
     return (u[:, None] > probability.cumsum(1)[:, :-1]).sum(1)
 
 
-def _each(n: int, name: str, given, label: Tensor | None = None) -> Tensor:
+def _each(n: int, name: str, given, label: Tensor | None = None, drawn: Tensor | None = None) -> Tensor:
     """A number, or one per patient, or a dictionary of numbers per diagnosis, as (n,) within `LIMITS`."""
     if isinstance(given, dict):
-        if set(given) - set(DIAGNOSES):
-            raise ValueError(f"{name} as a dictionary needs diagnoses from {', '.join(DIAGNOSES)}, but got {given}")
-        given = torch.tensor([float(given.get(diagnosis, 0)) for diagnosis in DIAGNOSES])[label]
-    given, (low, high) = torch.as_tensor(given), LIMITS[name]
-    if given.shape not in ((), (n,)):
-        raise ValueError(f"{name} must be one number or one per patient, ({n},), but its shape is {tuple(given.shape)}")
-    if not ((given >= low) & (given <= high)).all() or (name in WHOLE and (given % 1).any()):
-        raise ValueError(f"{name} must be a{' whole' * (name in WHOLE)} number from {low} to {high}, but got {given}")
-    return given.expand(n)
+        given = torch.tensor([*texture.chances(given, dict.fromkeys(DIAGNOSES, 0.0)).values()])[label]
+    return texture.each(n, name, given, *LIMITS[name], drawn, name in WHOLE)
 
 
 def _contour(draws: Draws, value: dict[str, Tensor], fov: Tensor) -> tuple[Tensor, Tensor]:

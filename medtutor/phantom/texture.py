@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 from hashlib import blake2b
+from importlib.resources import files
 
 import numpy as np
 import torch
+import yaml
 from torch import Tensor
 
 from medtutor.render import kernels
@@ -57,6 +59,46 @@ class Draws:
     def chance(self, probability: float, *shape: int) -> Tensor:
         """(n, *shape) booleans."""
         return self.uniform(0, 1, *shape) < probability
+
+
+def table(name: str) -> dict:
+    """The tables of a module, from NAME.yml beside it."""
+    return yaml.load(files(__package__).joinpath(f"{name}.yml").read_text(encoding="utf-8"),
+                     getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
+def chances(given: dict | None, default: dict[str, float], exclusive: bool = False, absent: bool = False) -> dict:
+    """Probabilities by name: those `given`, the rest as in `default`, or 0 where names left out are `absent`.
+
+    A probability is a number or a tensor; `exclusive` ones sum to 1 at most. Raises ValueError for names that are not
+    in `default` and for what is no probability.
+    """
+    made = (dict.fromkeys(default, 0.0) if absent and given is not None else default) | (given or {})
+    if (set(made) != set(default) or not all(0 <= torch.as_tensor(p).min() <= torch.as_tensor(p).max() <= 1
+                                             for p in made.values()) or exclusive and sum(made.values()) > 1 + 1e-9):
+        raise ValueError(f"prevalence needs probabilities of 0 to 1{' that sum to 1 at most' * exclusive} for names "
+                         f"that you choose from {', '.join(default)}, but got {given}")
+    return made
+
+
+def each(n: int, name: str, given, low: float, high: float, drawn: Tensor | None = None, whole: bool = False) -> Tensor:
+    """A number, or one per patient, as (n,), in the type of what was `drawn`, which stands in for None. Raises
+    ValueError for other shapes, for values outside of `low` to `high`, and for fractions of what is `whole`."""
+    made = torch.as_tensor(drawn if given is None else given, dtype=None if drawn is None else drawn.dtype)
+    if made.shape not in ((), (n,)) or not ((made >= low) & (made <= high)).all() or whole and (made % 1).any():
+        raise ValueError(f"{name} must be a{' whole' * whole} number from {low} to {high}, or one for each of the {n} "
+                         f"patients, but got {given}")
+    return made.expand(n)
+
+
+def frames(n: int, count: int) -> dict[str, Tensor]:
+    """`patient` and `visit` of n patients with `count` rows each."""
+    return {"patient": torch.arange(n).repeat_interleave(count), "visit": torch.arange(count).repeat(n)}
+
+
+def worded(attributes: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """The names of a column "attribute", and those of the values of each attribute."""
+    return {"attribute": tuple(attributes)} | {f"attribute_{name}": tuple(words) for name, words in attributes.items()}
 
 
 def noise(n: int, seed: int, stream: str, shape: tuple[int, ...]) -> Tensor:

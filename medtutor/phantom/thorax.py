@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import reduce
+from operator import matmul, or_
 
 import torch
 import torch.nn.functional as F
@@ -15,33 +17,25 @@ from torch import Tensor
 
 from medtutor.cohort import Cohort
 from medtutor.phantom.corruptions import low_dose
-from medtutor.phantom.texture import Draws, blur, boxes, cloud, noise
+from medtutor.phantom.texture import Draws, blur, boxes, chances, cloud, noise
 from medtutor.phantom.thorax_anatomy import DEVICES, ORGANS, STRUCTURES, build
-from medtutor.phantom.thorax_findings import FINDINGS, NAMED, SIDED, SIDES, WHOLE
+from medtutor.phantom.thorax_findings import FINDINGS, NAMED, SIDED, SIDES, TABLES, WHOLE
 from medtutor.render.body import Body, rotation
+from medtutor.render.shape import stack
 
 __all__ = ["COURSES", "CT_CLASSES", "DEVICES", "FINDINGS", "FOV", "ORGANS", "SIDED", "SIDES", "SITES", "STRUCTURES",
            "WHOLE", "build", "cohort", "patients"]
 
 CT_CLASSES = ("background", "right lung", "left lung", "heart", "aorta", "trachea", "bone", "mediastinum", "liver",
               "stomach", *SIDED, "edema", "fibrosis", "hernia")
-_OFTEN = (0.12, 0.12, 0.15, 0.15, 0.06, 0.1, 0.1, 0.07, 0.12, 0.08, 0.07, 0.06, 0.06, 0.03, 0.05)
-PREVALENCE = dict(zip(FINDINGS, _OFTEN, strict=True))
+PREVALENCE, SITES = TABLES["prevalence"], tuple(TABLES["sites"])
+_LOOK, _SPREAD = torch.tensor([*TABLES["sites"].values()]), torch.tensor(TABLES["spread"])
 COURSES = ("stable", "worse", "better", "new", "resolved")
 FOV = 380.0  # mm in an adult's frame
 CENTRE = -25.0  # mm: height of the image centre of a radiograph
 LEVELS = {"apex": 80.0, "hilum": 15.0, "heart": -50.0}
 AP_SOURCE = 1000.0  # mm from source to isocentre; the other views use a parallel beam
 OUTLINE = 16  # landmarks of each outline
-# What sites differ in: zoom, scatter per primary, photons (log10, per pixel of a 64x64 image in air), blur (pixels at
-# 64x64), edge enhancement, compression of the dynamic range, equalised share, slope of the tone curve, collimation,
-# height per width, gamma.
-SITES = ("department", "portable", "paediatric", "old plates")
-_LOOK = torch.tensor([[0.96, 0.5, 6.3, 0.15, 0.5, 0.2, 0.1, 2.0, 0.2, 0.96, 0.8],
-                      [0.97, 0.8, 5.7, 0.3, 0.3, 0.3, 0.0, 1.6, 0.2, 0.97, 0.7],
-                      [1.04, 0.4, 6.2, 0.05, 1.5, 0.1, 0.8, 1.8, 0.1, 1.04, 1.0],
-                      [0.94, 0.6, 5.6, 0.25, 0.3, 0.15, 0.1, 2.4, 0.3, 0.96, 0.85]])
-_SPREAD = torch.tensor([0.06, 0.15, 0.2, 0.1, 0.25, 0.1, 0.15, 0.45, 0.0, 0.05, 0.17])
 
 
 def cohort(n: int, size: int = 64, seed: int = 0, modality: str = "xray", view: str | float = "PA",
@@ -82,9 +76,8 @@ def cohort(n: int, size: int = 64, seed: int = 0, modality: str = "xray", view: 
     """
     if modality not in ("xray", "ct") or kind not in ("slice", "volume"):
         raise ValueError(f'need modality "xray" or "ct", kind "slice" or "volume", but got {modality!r}, {kind!r}')
-    if set(structures) - set(STRUCTURES):
-        raise ValueError(f"unknown {', '.join(sorted(set(structures) - set(STRUCTURES)))}; structures are "
-                         f"{', '.join(STRUCTURES)}")
+    if unknown := set(structures) - set(STRUCTURES):
+        raise ValueError(f"unknown {', '.join(sorted(unknown))}; structures are {', '.join(STRUCTURES)}")
     rows = []
     for k, (bodies, pose, common, heights) in enumerate(patients(
             n, seed, prevalence, severity, marker, visits, course, age, sex, site, device, jitter,
@@ -94,9 +87,8 @@ def cohort(n: int, size: int = 64, seed: int = 0, modality: str = "xray", view: 
             rows.append(_radiographs(bodies, size, seed, stream, view, noisy, jitter, structures, nodes, pose, common))
         else:
             rows.append(_tomograms(bodies, size, seed, stream, kind, level, noisy, jitter, dose, pose, common, heights))
-    order = torch.arange(n * visits).view(visits, n).T.reshape(-1)
     whole = Cohort.cat(rows)
-    return replace(whole, patient=whole.patient % n)[order]
+    return replace(whole, patient=whole.patient % n)[torch.arange(n * visits).view(visits, n).T.reshape(-1)]
 
 
 def patients(n: int, seed: int = 0, prevalence: dict[str, float] | None = None,
@@ -142,21 +134,21 @@ def _choose(draws: Draws, value: float | Tensor | None) -> Tensor:
 def _severities(n: int, draws: Draws, prevalence: dict | None, given: dict | None, visits: int,
                 course) -> tuple[dict[str, Tensor], Tensor]:
     """Per finding (n, visits, 2) or (n, visits), and the courses (n, 15)."""
-    unknown = (set(prevalence or ()) | set(given or ())) - set(FINDINGS)
-    if unknown:
+    if unknown := set(given or ()) - set(FINDINGS):
         raise ValueError(f"unknown finding {', '.join(sorted(unknown))}; choose from {', '.join(FINDINGS)}")
-    made, time = {}, torch.linspace(0, 1, visits).double() if visits > 1 else torch.ones(1).double()
-    drawn = draws.uniform(0, 1, len(FINDINGS))
-    courses = (drawn * len(COURSES)).long() if visits > 1 else torch.zeros_like(drawn).long()
-    if isinstance(course, str):
-        if course not in COURSES:
-            raise ValueError(f"course must be one of {', '.join(COURSES)}, but got {course!r}")
-        courses = torch.full_like(courses, COURSES.index(course))
-    courses = courses if course is None or isinstance(course, str) else course.long()
+    if isinstance(course, str) and course not in COURSES:
+        raise ValueError(f"course must be one of {', '.join(COURSES)}, but got {course!r}")
+    often, made = chances(prevalence, PREVALENCE), {}
+    time = torch.linspace(0, 1, visits).double() if visits > 1 else torch.ones(1).double()
+    late = (time > 0.4).double()
+    ways = torch.stack([1 + 0 * time, 0.45 + 0.55 * time, 1 - 0.55 * time, late, 1 - late])
+    drawn = draws.uniform(0, 1, len(FINDINGS)) * (len(COURSES) if visits > 1 else 0)
+    course = COURSES.index(course) if isinstance(course, str) else drawn if course is None else course
+    courses = torch.as_tensor(course).expand(drawn.shape).to(torch.long, copy=True)
     for j, finding in enumerate(FINDINGS):
         sides = 2 if finding in SIDED else 1
         grade, hit, both = draws.uniform(0.3, 1.0, sides), draws.uniform(), draws.uniform()
-        on = (hit < (PREVALENCE | (prevalence or {}))[finding])[:, None]
+        on = (hit < often[finding])[:, None]
         if sides == 2:
             on = on & torch.stack([both < 0.58, both >= 0.42], 1)
         value = torch.where(on, grade, 0.0)[:, None]
@@ -164,30 +156,26 @@ def _severities(n: int, draws: Draws, prevalence: dict | None, given: dict | Non
             value = torch.as_tensor(given.get(finding, torch.zeros(n, sides)), dtype=torch.float64)
             tail = (2,) if sides == 2 else ()
             if value.shape not in ((n, *tail), (n, visits, *tail), (n, sides)):
-                raise ValueError(
-                    f"severity[{finding!r}] must have shape {(n, *tail)} or {(n, visits, *tail)}, but has "
-                    f"{tuple(value.shape)}"
-                )
+                raise ValueError(f"severity[{finding!r}] must have shape {(n, *tail)} or {(n, visits, *tail)}, but has "
+                                 f"{tuple(value.shape)}")
             fixed = value.ndim == 2 + len(tail) and value.shape[1] == visits and (sides == 2 or visits > 1)
             value = value.view(n, -1, sides)
             courses[:, j] = 0 if fixed else courses[:, j]
-        late = (time > 0.4).double()
-        shape = torch.stack([1 + 0 * time, 0.45 + 0.55 * time, 1 - 0.55 * time, late, 1 - late])[courses[:, j]]
-        value = value * shape[..., None]
+        value = value * ways[courses[:, j]][..., None]
         made[finding] = value if sides == 2 else value[..., 0]
     return made, courses
 
 
 def _radiographs(bodies: Body, size: int, seed: int, stream: str, view, noisy: bool, jitter: float,
                  structures: tuple[str, ...], nodes: tuple[int, int, int] | None, pose: Draws, common: dict) -> Cohort:
-    meta, label = common["meta"], common["label"]
-    look = _LOOK[meta["site"]]
-    look = look + _SPREAD * pose.normal(0, 1, look.shape[1]).float() * (jitter if noisy else 0)
+    meta = common["meta"]
+    look = _LOOK[meta["site"]] + _SPREAD * pose.normal(0, 1, len(_SPREAD)).float() * (jitter if noisy else 0)
     zoom, tall = look[:, 0].double(), look[:, 9].double().sqrt()
-    stretch = torch.diag_embed(torch.stack([zoom / tall, zoom, zoom * tall], 1))
+    stretch = torch.diag_embed(stack(zoom / tall, zoom, zoom * tall))
     turn, shift = _placed(pose, jitter, 9, 12)
-    bodies = bodies.moved(torch.linalg.inv(stretch) @ turn,
-                          (stretch @ (shift - _middle(meta))[..., None])[..., 0])
+    middle = torch.where(meta["site"] == SITES.index("paediatric"), -8.0, CENTRE)  # there the shoulders are in the film
+    shift = stretch @ (shift - stack(0, 0, middle))[..., None]
+    bodies = bodies.moved(torch.linalg.inv(stretch) @ turn, shift[..., 0])
     fine = size * (2 if size < 96 else 1)
     wanted = ("right lung", "left lung", "heart", "liver", "stomach", *NAMED, *structures)
     source = AP_SOURCE if view == "AP" else math.inf
@@ -197,34 +185,32 @@ def _radiographs(bodies: Body, size: int, seed: int, stream: str, view, noisy: b
     line = line * (meta["scale"] / zoom.float())[:, None, None]
     landmark = _outlines(masks, nodes)
     part = dict(zip(wanted, masks.unbind(1), strict=True))
-    named = {f: part[f"right {f}"] | part[f"left {f}"] if f in SIDED else part.get(f) for f in FINDINGS}
-    on = (label > 0)[..., None, None]
-    named["cardiomegaly"] = part["heart"] & on[:, FINDINGS.index("cardiomegaly")]
-    named["emphysema"] = (part["right lung"] | part["left lung"]) & on[:, FINDINGS.index("emphysema")]
-    layers = torch.stack([*(part[o] for o in wanted[:3]), *named.values(), *(part[o] for o in structures)], 1)
+    found = _found(part, common["label"])
+    layers = torch.cat([masks[:, :3], found, masks[:, len(wanted) - len(structures):]], 1)
     image = _developed(line, masks[:, :2].any(1), look, seed, stream, noisy, meta, size)
     image = _framed(image, look, pose, meta, noisy)
     common["names"] |= {"mask": (*wanted[:3], *FINDINGS, *structures),
                         "landmark": tuple(f"{o} {j}" for o, count in zip(wanted, nodes or 3 * (OUTLINE,), strict=False)
                                           for j in range(count))}
     meta["spacing"] = (FOV / size * meta["scale"] / zoom).float()
-    return Cohort(image=image[:, None], mask=layers, box=boxes(layers[:, 3 : 3 + len(FINDINGS)]), landmark=landmark,
+    return Cohort(image=image[:, None], mask=layers, box=boxes(found), landmark=landmark,
                   units={"image": "log exposure, window 0 to 1, bone bright", "box": "pixels", "landmark": "pixels"},
                   **common)
 
 
-def _middle(meta: dict) -> Tensor:
-    """(N, 3) in mm: what lies in the middle of a film. At the paediatric site the shoulders are on it."""
-    height = torch.where(meta["site"] == SITES.index("paediatric"), -8.0, CENTRE).double()
-    return torch.stack([0 * height, 0 * height, height], 1)
+def _found(part: dict[str, Tensor], label: Tensor) -> Tensor:
+    """The masks (N, 15, H, W) of the findings from those (N, H, W) of organs: large hearts and lungs with emphysema
+    are the organs themselves."""
+    organs = {f: (f"right {f}", f"left {f}", f) for f in FINDINGS}
+    organs |= {"cardiomegaly": ("heart",), "emphysema": ("right lung", "left lung")}
+    found = [reduce(or_, [part[o] for o in organs[f] if o in part]) for f in FINDINGS]
+    return torch.stack(found, 1) & (label > 0)[..., None, None]
 
 
 def _placed(pose: Draws, jitter: float, sideways: float, up: float) -> tuple[Tensor, Tensor]:
     """Turns (N, 3, 3) and shifts (N, 3) in mm of badly placed patients."""
-    turn = rotation(jitter * pose.normal(0, 3), "z")
-    for spread, axis in ((2.5, "x"), (1.6, "y")):
-        turn = turn @ rotation(jitter * pose.normal(0, spread), axis)
-    return turn, jitter * torch.stack([pose.normal(0, sideways), pose.normal(0, 5), pose.normal(0, up)], 1)
+    turns = [rotation(jitter * pose.normal(0, spread), axis) for spread, axis in ((3, "z"), (2.5, "x"), (1.6, "y"))]
+    return reduce(matmul, turns), jitter * stack(pose.normal(0, sideways), pose.normal(0, 5), pose.normal(0, up))
 
 
 def _developed(line: Tensor, lungs: Tensor, look: Tensor, seed: int, stream: str, noisy: bool, meta: dict,
@@ -290,28 +276,19 @@ def _framed(image: Tensor, look: Tensor, pose: Draws, meta: dict, noisy: bool) -
     return image * (1 - alpha) + stamp[:, 0] * alpha
 
 
-_GLYPHS = {"L": "10000" * 6 + "11111", "R": "11110100011000111110101001001010001",
-           "A": "01110100011000111111100011000110001", "P": "11110100011000111110100001000010000"}
-
-
 def _stamps() -> Tensor:
     """Value and opacity (4, 2, 48, 48) of the markers of the sites: L, AP with a disc, R, L on a plate."""
 
-    def word(text: str, height: int) -> Tensor:
-        letters = [F.pad(torch.tensor([float(c) for c in _GLYPHS[t]]).view(7, 5), (1, 1)) for t in text]
-        return F.interpolate(torch.cat(letters, 1)[None, None], (height, height * len(text)), mode="bilinear")[0, 0]
+    def word(text: str, height: int, top: int, left: int) -> Tensor:
+        letters = [F.pad(torch.tensor([float(c) for c in TABLES["glyphs"][t]]).view(7, 5), (1, 1)) for t in text]
+        width = height * len(text)
+        made = F.interpolate(torch.cat(letters, 1)[None, None], (height, width), mode="bilinear")[0, 0]
+        return F.pad(made, (left, 48 - width - left, top, 48 - height - top))
 
-    out = torch.zeros(4, 2, 48, 48)
-    for site, letter in ((0, "L"), (2, "R"), (3, "L")):
-        out[site, :, 4:44, 4:44] = word(letter, 40)
-    ring = ((torch.arange(48)[:, None] - 15.5) ** 2 + (torch.arange(48) - 23.5) ** 2 < 15**2).float()
-    out[1, 1] = ring
-    out[1, 0, 5:27, 13:35] = word("L", 22)
-    out[1, 0] = ring - out[1, 0] * ring
-    out[1, :, 33:47, 10:38] = word("AP", 14)
-    out[3, 1] = 0.45 + 0.55 * out[3, 1]
-    out[3, 0] = 0.55 + 0.45 * out[3, 0]
-    return out
+    left, right, small, view = word("L", 40, 4, 4), word("R", 40, 4, 4), word("L", 22, 5, 13), word("AP", 14, 33, 10)
+    disc = ((torch.arange(48)[:, None] - 15.5) ** 2 + (torch.arange(48) - 23.5) ** 2 < 15**2).float()
+    return torch.stack([left, left, disc - small * disc + view, disc + view, right, right, 0.55 + 0.45 * left,
+                        0.45 + 0.55 * left]).view(4, 2, 48, 48)
 
 
 def _outlines(masks: Tensor, nodes: tuple[int, int, int] | None) -> Tensor:
@@ -363,11 +340,6 @@ def _tomograms(bodies: Body, size: int, seed: int, stream: str, kind: str, level
     if noisy:
         value = value + 8 * cloud(n, seed, f"ct{stream}", size, 12, octaves=2)
         value = low_dose(value, FOV / size, dose, seed, f"ct{stream}")
-    mask, label = lookup[mask], common["label"][..., None, None] > 0
-    found = {f: mask == CT_CLASSES.index(f) if f in CT_CLASSES else torch.zeros_like(mask, dtype=torch.bool)
-             for f in FINDINGS}
-    found["cardiomegaly"] = (mask == 3) & label[:, FINDINGS.index("cardiomegaly")]
-    found["emphysema"] = ((mask == 1) | (mask == 2)) & label[:, FINDINGS.index("emphysema")]
-    meta["level"] = level.expand(n).float()
-    return Cohort(image=value[:, None] / 1000, mask=mask, box=boxes(torch.stack(list(found.values()), 1)), units=units,
-                  **common)
+    mask, meta["level"] = lookup[mask], level.expand(n).float()
+    found = _found({name: mask == k for k, name in enumerate(CT_CLASSES)}, common["label"])
+    return Cohort(image=value[:, None] / 1000, mask=mask, box=boxes(found), units=units, **common)

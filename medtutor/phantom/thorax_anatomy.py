@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import torch
@@ -17,14 +18,13 @@ from torch import Tensor
 
 from medtutor.phantom import thorax_findings
 from medtutor.phantom.texture import Draws
-from medtutor.phantom.thorax_findings import NAMED, SIDES, beside, rods, stack
+from medtutor.phantom.thorax_findings import NAMED, SIDES, note, rods
 from medtutor.render.body import Body, Builder, Shape, ellipsoid, half_space, rotation, tube
-from medtutor.render.shape import opposite
+from medtutor.render.shape import beside, opposite, stack
 
 STRUCTURES = ("aorta", "trachea", "spine", "right ribs", "left ribs", "mediastinum", "liver", "stomach")
 ORGANS = ("background", "right lung", "left lung", "heart", *STRUCTURES, "bone", *NAMED)
 DEVICES = ("pacemaker", "central line", "endotracheal tube", "chest drain", "sternal wires", "ecg leads")
-_FIELDS = ("form", "centre", "normal", "offset", "middle", "reach")
 CORTEX, MARROW, METAL = 1450.0, 200.0, 9000.0  # HU
 NAPE = 134.0  # mm: height from which the neck is
 
@@ -110,14 +110,14 @@ def _trunk(b: Builder, draws: Draws, g: SimpleNamespace, arms: bool) -> None:
     held, out = torch.where(up, u(130, 240), 60), torch.where(g.child[:, None] > 0, 75 + 0.5 * out, out)
     elbow = torch.where(g.child > 0, held, -260)
     for k, side in enumerate((-1, 1) if arms else ()):
-        line = torch.stack([at(side * g.girth * 152, 12, 108 + g.lift), at(side * g.girth * 164, 14, 62 + g.lift),
-                            at(side * (g.girth * 170 + out[:, k]), 18, elbow)], 1)
-        joint, bulk = line[:, 0] + at(side * 14, 2, -2), ("fat", "muscle")
-        b.add("arm", tube(line[:, 1:], stout), over=bulk, ct=20)
-        b.add("arm", ellipsoid(line[:, 1] + at(-side * 8, 0, 14), stack(1.35, 1.2, 1.75) * stout[:, None]),
+        shoulder, bulk = at(side * g.girth * 164, 14, 62 + g.lift), ("fat", "muscle")
+        hand = at(side * (g.girth * 170 + out[:, k]), 18, elbow)
+        joint = at(side * g.girth * 152, 12, 108 + g.lift) + at(side * 14, 2, -2)
+        b.add("arm", tube([shoulder, hand], stout), over=bulk, ct=20)
+        b.add("arm", ellipsoid(shoulder + at(-side * 8, 0, 14), stack(1.35, 1.2, 1.75) * stout[:, None]),
               over=(*bulk, "arm"), ct=20)
         b.add("humerus", ellipsoid(joint, at(22, 21, 23)), within="arm", ct=260, organ="bone")
-        shaft = torch.stack([joint + at(side * 4, 0, -6), line[:, 2]], 1)
+        shaft = [joint + at(side * 4, 0, -6), hand]
         b.add("shaft", tube(shaft, 10.0), within="arm", ct=0.7 * CORTEX * (1 - 0.3 * g.child), organ="bone")
         b.add("core", tube(shaft, 6.5), within="shaft", ct=MARROW)
 
@@ -125,19 +125,15 @@ def _trunk(b: Builder, draws: Draws, g: SimpleNamespace, arms: bool) -> None:
 def _lungs(b: Builder, draws: Draws, g: SimpleNamespace) -> None:
     """Bullets that widen downwards, cut by the mediastinum and at the depth of the costophrenic angle. Where there is a
     pneumothorax, air fills them, and a narrower lung lies inside in its pleura."""
-    at, reach = g.at, []
-    g.shell, g.lung, g.inner = [], [], []
+    at, made = g.at, []
     for k, side in enumerate((-1, 1)):
         name, gone = f"{SIDES[k]} lung", g.s["pneumothorax"][:, k]
         radii, turn = at(g.girth * 68, g.girth * 88, g.apex - g.waist + 3), rotation(-side * (7.5 + 3 * g.child), "y")
         shell = ellipsoid(at(side * g.girth * 72, 6, g.waist), radii, turn)
-        reach.append(g.girth * 72 + (turn[:, 0] ** 2 * radii**2).sum(-1).sqrt())
-        lung = (
-            shell
-            & half_space(at(-side, 0.55, 0.05), at(side * 5 + 0.6 * g.shift, 33, 0))
-            & half_space(at(-side, 0.03, 0.04), at(side * 5 + 0.6 * g.shift, 0, 0))
-            & half_space(at(0, 0, -1), at(0, 0, g.dome[:, k] - g.vault[:, k]))
-        )
+        reach = g.girth * 72 + (turn[:, 0] ** 2 * radii**2).sum(-1).sqrt()
+        lung = (shell & half_space(at(-side, 0.55, 0.05), at(side * 5 + 0.6 * g.shift, 33, 0))
+                & half_space(at(-side, 0.03, 0.04), at(side * 5 + 0.6 * g.shift, 0, 0))
+                & half_space(at(0, 0, -1), at(0, 0, g.dome[:, k] - g.vault[:, k])))
         air, density, hit = torch.where(gone > 0, 9 + 36 * gone, -60.0), g.density + 40 * gone, gone > 0
         inner, line = (ellipsoid(at(side * 20, 0, -110), at(g.girth * 143 - 24 - air + more, math.inf,
                                                           g.apex + 102 - 1.3 * air + more)) for more in (0, 1.8))
@@ -146,8 +142,8 @@ def _lungs(b: Builder, draws: Draws, g: SimpleNamespace) -> None:
         b.add(gas, lung, within=name, ct=-1000, organ=gas, present=hit)
         b.add("pleura", lung & line, within=name, over=(gas,), ct=density + 110, present=hit, organ=name)
         b.add("collapsed", lung & inner, within="pleura", ct=density, present=hit)
-        for shapes, one in ((g.shell, shell), (g.lung, lung), (g.inner, inner)):
-            shapes.append(one)
+        made.append((shell, lung, inner, reach))
+    g.shell, g.lung, g.inner, reach = zip(*made, strict=True)
     g.width = reach[0] + reach[1]
 
 
@@ -157,21 +153,18 @@ def _heart(draws: Draws, g: SimpleNamespace) -> None:
     at, base, large = g.at, g.dome.mean(1), g.s["cardiomegaly"]
     usual = draws.uniform(0.4, 0.465) + 0.06 * g.child - 0.04 * g.s["emphysema"]
     g.ratio = torch.where(large > 0, 0.53 + 0.14 * large, usual)
-    below = (half_space(at(-0.42, 0, -0.9), at(g.shift - 26, 0, g.dome[:, 0] + 1)),
-             half_space(at(0.05, 0, -1), at(g.shift + 62, 0, g.dome[:, 1] - 3)))
+    g.below = (half_space(at(-0.42, 0, -0.9), at(g.shift - 26, 0, g.dome[:, 0] + 1)),
+               half_space(at(0.05, 0, -1), at(g.shift + 62, 0, g.dome[:, 1] - 3)))
     lean = draws.normal(33, 5) - 8 * g.child
     parts = [ellipsoid(at(36 + 6 * g.child + g.shift, -15, base + 21), at(70, 60, 42), rotation(lean, "y")),
              ellipsoid(at(g.shift - 4, -14, base + 40 - 8 * g.child), at(34, 44, 52))]
-    low, high = _extent(*parts)
-    scale = g.ratio * g.width / (high - low)
+    middle = torch.stack([p.middle[:, 0] for p in parts])
+    half = torch.stack([torch.linalg.inv(p.form[:, 0])[:, 0, 0].sqrt() for p in parts])
+    scale = g.ratio * g.width / ((middle + half).amax(0) - (middle - half).amin(0))
     stretch = torch.stack([scale, scale**0.5, scale**0.5 * (1 + 0.15 * g.child)], 1)
-    g.chambers = [_stretched(p, stretch, at(8 + g.shift, -20, base + 36)) for p in parts]
-    g.heart, g.atrium = g.chambers
-    g.bellies = []
-    for k, side in enumerate((-1, 1)):
-        g.bellies.append(ellipsoid(at(side * g.girth * 74, -6, g.dome[:, k] - g.vault[:, k]),
-                                   at(g.girth * 74, g.girth * 92, g.vault[:, k])))
-    g.below = below
+    g.heart, g.atrium = (_stretched(p, stretch, at(8 + g.shift, -20, base + 36)) for p in parts)
+    g.bellies = [ellipsoid(at(side * g.girth * 74, -6, g.dome[:, k] - g.vault[:, k]),
+                           at(g.girth * 74, g.girth * 92, g.vault[:, k])) for k, side in enumerate((-1, 1))]
 
 
 def _vessels(b: Builder, draws: Draws, g: SimpleNamespace, k: int) -> None:
@@ -223,7 +216,7 @@ def _centre(b: Builder, draws: Draws, g: SimpleNamespace) -> None:
     b.add("tendon", ellipsoid(at(8 + x, -8, g.dome.mean(1) - 24), stack(56, 62, 36)), within="muscle", over=airy, ct=45,
           organ="mediastinum", present=g.child > 0)  # on the tendon of the diaphragm a child's heart lies flat
     wide = x - normal(29, 3)
-    b.add("cava", tube(torch.stack([at(wide + 9, -12, 132), at(wide, -16, base + 8)], 1), 12.0), within="muscle",
+    b.add("cava", tube([at(wide + 9, -12, 132), at(wide, -16, base + 8)], 12.0), within="muscle",
           over=("right lung", "mediastinum"), ct=42, organ="mediastinum")
     for name, chamber in (("heart", g.heart), ("atrium", g.atrium)):
         b.add(name, chamber & g.below[0] & g.below[1], within="muscle",
@@ -234,18 +227,17 @@ def _centre(b: Builder, draws: Draws, g: SimpleNamespace) -> None:
     b.add("pulmonary trunk", swell, within="muscle", over=tags, ct=46, organ="heart")
     old = ((g.age - 45) / 40).clamp(-1, 1)
     unfold = 5 * old + normal(0, 2)
-    arch = torch.stack([at(x - 12, -20, base + 50), at(x - 16 - 0.5 * unfold, -26, 46), at(x - 4, -18, 68),
-                        at(x + 14 + 0.5 * unfold, 2, 76 + 0.5 * unfold), at(x + 25 + unfold, 24, 62),
-                        at(x + 23 + unfold, 42, 15), at(10, 44, -180)], 1)
+    arch = [at(x - 12, -20, base + 50), at(x - 16 - 0.5 * unfold, -26, 46), at(x - 4, -18, 68),
+            at(x + 14 + 0.5 * unfold, 2, 76 + 0.5 * unfold), at(x + 25 + unfold, 24, 62),
+            at(x + 23 + unfold, 42, 15), at(10, 44, -180)]
     radius = (normal(13, 1) + 1.5 * old) * (1 - 0.15 * g.child)
     b.add("aorta", tube(arch, radius), within="muscle", over=(*tags, "left effusion"), ct=52, organ="aorta")
     bend, fork = normal(0, 3) + 0.5 * x, at(2 + 0.7 * x, 22, 48)
-    for name, host, ends in (("upper trachea", "neck", (at(bend, 14, NAPE), at(bend, 8, 240))),
-                             ("trachea", "muscle", (at(bend, 14, NAPE), at(bend, 15, 110), fork))):
-        b.add(name, tube(torch.stack(ends, 1), 8.5 - 2 * g.child), within=host,
-              over=("mediastinum",) if host == "muscle" else (), ct=-980, organ="trachea")
+    for name, host, over, ends in (("upper trachea", "neck", (), [at(bend, 14, NAPE), at(bend, 8, 240)]), (
+            "trachea", "muscle", ("mediastinum",), [at(bend, 14, NAPE), at(bend, 15, 110), fork])):
+        b.add(name, tube(ends, 8.5 - 2 * g.child), within=host, over=over, ct=-980, organ="trachea")
     for k, side in enumerate((-1, 1)):
-        main = tube(torch.stack([fork - at(0, 0, 3), at(side * 40 + x, 24, g.hilum[:, k] + 4)], 1), 6.2)[0]
+        main = tube([fork - at(0, 0, 3), at(side * 40 + x, 24, g.hilum[:, k] + 4)], 6.2)[0]
         main = main & half_space(at(-side, 0, 0), fork) & beside(g.heart, fork) & beside(g.atrium, fork) & g.fluid[k]
         b.add("bronchus", main, within="muscle", over=("mediastinum", f"{SIDES[k]} lung"), ct=-980, organ="trachea")
 
@@ -265,8 +257,7 @@ def _belly(b: Builder, draws: Draws, g: SimpleNamespace) -> None:
     for _ in range(5):  # loops of bowel below
         low = (g.dome.mean(1) - g.vault.amax(1) - 14).clamp(max=-150)
         place = at(normal(55, 38), normal(-35, 12), low - draws.uniform(0, 50))
-        size = draws.uniform(6, 17, 3)
-        b.add("bowel", ellipsoid(place, size + stack(2, 2, 2, n=draws.n)), within="muscle", ct=-400,
+        b.add("bowel", ellipsoid(place, draws.uniform(6, 17, 3) + 2), within="muscle", ct=-400,
               present=draws.chance(0.3))
 
 
@@ -274,7 +265,7 @@ def _skeleton(b: Builder, draws: Draws, g: SimpleNamespace) -> None:
     """Spine with discs, pedicles and spinous processes; ribs, clavicles, scapulae and sternum of cortex and marrow."""
     at, zero, normal = g.at, 0 * g.girth, draws.normal
     firm = 0.85 + 0.2 * g.child - 0.2 * ((g.age - 60) / 30).clamp(0, 1)  # mineral: less in children and the old
-    lean, bones = normal(0, 3), {}
+    lean, bones, bone = normal(0, 3), {}, partial(b.add, within="muscle", organ="bone")
     for j in range(17):
         z = 186.0 - 23 * j
         back, x = 62 + 12 * math.cos((z - 20) / 110), lean * math.sin((z + 150) / 100)
@@ -290,35 +281,30 @@ def _skeleton(b: Builder, draws: Draws, g: SimpleNamespace) -> None:
     _ribs(b, draws, g, firm)
     lift, shrug = normal(0, 6), normal(0, 7) + 0.45 * g.lift
     for side in (-1, 1):
-        line = torch.stack([at(side * 15, -56, 76 + lift / 2), at(side * 45, -54, 86 + lift),
-                            at(side * g.girth * 85, -42, 101 + lift + shrug / 2),
-                            at(side * g.girth * 120, -24, 108 + lift + shrug),
-                            at(side * g.girth * 148, -4, 108 + lift + shrug)], 1)
-        b.add("clavicle", tube(line, 8.0), within="muscle", ct=CORTEX * firm, organ="bone")
+        line = [at(side * 15, -56, 76 + lift / 2), at(side * 45, -54, 86 + lift),
+                at(side * g.girth * 85, -42, 101 + lift + shrug / 2),
+                at(side * g.girth * 120, -24, 108 + lift + shrug), at(side * g.girth * 148, -4, 108 + lift + shrug)]
+        bone("clavicle", tube(line, 8.0), ct=CORTEX * firm)
         b.add("clavicle core", tube(line, 5.0), within="clavicle", ct=g.marrow)
         tip, out = at(side * g.girth * 146, 30, 116 + shrug), normal(0, 7)
         blade = [at(side * (g.girth * 105 + out), 84, 98), at(side * (g.girth * 110 + 1.3 * out), 86, 40),
                  at(side * (g.girth * 122 + 1.5 * out), 80, -12)]
         neck = at(side * g.girth * 138, 40, 88)
-        for line, radius in (([blade[0], blade[1], blade[2]], 2.6), ([blade[2], neck], 4.2),
-                             ([blade[0] - at(0, 4, 8), tip], 4.6)):
-            b.add("scapula", tube(torch.stack(line, 1), radius), within="muscle", ct=700 * firm, organ="bone")
+        for line, radius in (blade, 2.6), ([blade[2], neck], 4.2), ([blade[0] - at(0, 4, 8), tip], 4.6):
+            bone("scapula", tube(line, radius), ct=700 * firm)
         turn = rotation(zero - side * 38, "z") @ rotation(zero + side * 14, "y")
-        b.add("scapula", ellipsoid(at(side * (g.girth * 121 + out), 70, 50), at(27, 2.6, 54), turn), within="muscle",
-              ct=420, organ="bone")
-    b.add("sternum", ellipsoid(at(0, -78, 22), at(17, 4.5, 66), rotation(zero + 20, "x")), within="muscle", ct=160,
-          organ="bone")
+        bone("scapula", ellipsoid(at(side * (g.girth * 121 + out), 70, 50), at(27, 2.6, 54), turn), ct=420)
+    bone("sternum", ellipsoid(at(0, -78, 22), at(17, 4.5, 66), rotation(zero + 20, "x")), ct=160)
 
 
 def _ribs(b: Builder, draws: Draws, g: SimpleNamespace, firm: Tensor) -> None:
     """Eleven pairs of tubes with a core of marrow. The front part of a broken rib hangs lower than the back part."""
     n, count, draw = draws.n, 10, draws.normal
-    drop, slope, pick = (draw(78, 7) * g.turn, draw(1, 0.06),
-                         (draws.uniform(0, 4, 2).long() + 4, draws.uniform(0, 3, 2).long() + 4))
+    fall = draw(78, 7) * g.turn * draw(1, 0.06)
+    pick = draws.uniform(0, 4, 2).long() + 4, draws.uniform(0, 3, 2).long() + 4
     rib = torch.arange(11, dtype=torch.float64)[None, :, None]
-    gaps = draw(23.5, 1.4) - 2.5 * g.child
-    apex, girth, fall, gap, waist, child = (v[:, None, None] for v in (g.apex, g.girth, drop * slope, gaps, g.waist,
-                                                                       g.child))
+    apex, girth, fall, gap, waist, child = (v[:, None, None] for v in (
+        g.apex, g.girth, fall, draw(23.5, 1.4) - 2.5 * g.child, g.waist, g.child))
     reach = 2.55 - 0.4 * child - 0.16 * (rib - 4).clamp(min=0) - 0.7 * child * (rib - 8).clamp(min=0)
     turn = torch.linspace(0, 1, count, dtype=torch.float64) * reach.clamp(min=0.3) + 0.03
     z = (apex * 0.93 - gap * (rib + draw(0, 0.1, 11)[..., None]) - fall * (0.8 + 0.07 * rib) * (turn / 2.45) ** 1.15
@@ -327,24 +313,23 @@ def _ribs(b: Builder, draws: Draws, g: SimpleNamespace, firm: Tensor) -> None:
     x = girth * (14 + torch.where(rib > 0, 132 * wide, 40 + 50 * wide) * turn.sin() ** 0.75)
     y = 7 + girth * 94 * (0.3 + 0.7 * wide) * turn.cos() - 22 * (-turn / 0.25).exp()
     for k, side in enumerate((-1, 1)):
-        line, grade, late = (torch.stack([side * x, y, z], -1), g.s["fracture"][:, k],
-                             torch.arange(count - 1) >= pick[1][:, k, None])
+        line, grade = torch.stack([side * x, y, z], -1), g.s["fracture"][:, k]
+        late = torch.arange(count - 1) >= pick[1][:, k, None]
         hurt = (grade > 0)[:, None] & (torch.arange(11) == pick[0][:, k, None])
-        low = line - torch.stack([0 * grade, 0 * grade, 4 + 12 * grade], 1)[:, None, None]
+        low = line - stack(0, 0, 4 + 12 * grade)[:, None, None]
         whole, fallen = (tube(points.reshape(-1, count, 3), torch.tensor(6.8)) for points in (line, low))
         shapes = []
         for j, (a, c) in enumerate(zip(fallen, whole, strict=True)):
-            mixed = _either((hurt & late[:, j, None]).view(-1), a, c)
-            parts = [getattr(mixed, f).view(n, 11, *getattr(mixed, f).shape[1:]) for f in _FIELDS]
+            low = (hurt & late[:, j, None]).view(-1)
+            parts = [torch.where(low.view(-1, *[1] * (v.ndim - 1)), v, w).view(n, 11, *v.shape[1:])
+                     for v, w in zip(vars(a).values(), vars(c).values(), strict=True)]
             shapes += [Shape(*(p[:, r] for p in parts)) for r in range(11)]
         b.add("ribs", shapes, within="muscle", ct=CORTEX * firm, organ=f"{SIDES[k]} ribs")
         b.add("rib marrow", [replace(s, form=s.form * 2.25) for s in shapes], within="ribs", ct=g.marrow)
         place = line[torch.arange(n), pick[0][:, k], pick[1][:, k]]
         b.add("fracture", ellipsoid(place - stack(0, 0, 2 + 4 * grade), stack(11, 11, 9 + 5 * grade)), within="muscle",
               ct=45, organ=f"{SIDES[k]} fracture", present=grade > 0)
-        zone = ((g.apex - place[:, 2]) * 3 / (g.apex - g.dome[:, k])).long().clamp(0, 2)
-        g.zone["fracture"][:, k] = torch.where(grade > 0, zone, -1)
-        g.z["fracture"][:, k] = place[:, 2]
+        note(g, k, "fracture", place[:, 2])
 
 
 def _devices(b: Builder, draws: Draws, g: SimpleNamespace, device: dict[str, Tensor]) -> None:
@@ -353,26 +338,21 @@ def _devices(b: Builder, draws: Draws, g: SimpleNamespace, device: dict[str, Ten
     on = {name: device.get(name, torch.zeros(draws.n, dtype=torch.bool)) for name in DEVICES}
     side, base = torch.where(draws.chance(0.5), 1.0, -1.0), g.dome.mean(1)
 
-    def wire(name: str, points: list[Tensor], radius: float, value: float) -> None:
-        b.add(name, tube(torch.stack(points, 1), radius), within="muscle", ct=value, present=on[name])
+    def wire(name: str, points: list[Tensor], radius: float, value: float, within: str = "muscle") -> None:
+        b.add(name, tube(points, radius), within=within, ct=value, present=on[name])
 
     box = at(92 + normal(0, 6), -62, 78 + normal(0, 6))
     b.add("pacemaker", ellipsoid(box, at(23, 4, 19)), within="muscle", ct=METAL, present=on["pacemaker"])
     wire("pacemaker", [box + at(-14, 2, 12), at(60, -42, 104), at(6, -26, 88), at(-22, -15, 50),
                        at(-20, -20, base + 55), at(30, -35, base + 22)], 1.5, METAL)
-    b.add("central line",
-          tube(torch.stack([at(-side * 34, -40, NAPE - 2), at(-side * 26, -50, 110), at(-18, -22, 86), at(-26, -15, 50),
-                            at(-25, -15, base + 62 + normal(0, 12))], 1), 1.6), within="muscle", ct=METAL,
-          present=on["central line"])
-    b.add("endotracheal tube", tube(torch.stack([at(0, 14, NAPE), at(0, 15, 110), at(1, 18, 82 + normal(0, 7))], 1),
-                                    4.4), within="trachea", ct=1500, present=on["endotracheal tube"])
+    wire("central line", [at(-side * 34, -40, NAPE - 2), at(-side * 26, -50, 110), at(-18, -22, 86), at(-26, -15, 50),
+                          at(-25, -15, base + 62 + normal(0, 12))], 1.6, METAL)
+    wire("endotracheal tube", [at(0, 14, NAPE), at(0, 15, 110), at(1, 18, 82 + normal(0, 7))], 4.4, 1500, "trachea")
     wire("chest drain", [at(side * g.girth * 158, 0, -60 + normal(0, 15)), at(side * g.girth * 128, 8, -25),
                          at(side * g.girth * 112, 12, 25), at(side * 80, 10, 68)], 4.0, 2200)
     for j in range(5):
-        ring, z = [], 74.0 - 24 * j
-        for a in torch.linspace(0, 2 * math.pi, 7)[:-1].tolist():
-            ring.append(at(13 * math.cos(a) + normal(0, 1), -88, z + 4 * math.sin(a) + normal(0, 1)))
-        wire("sternal wires", ring, 1.7, 1.3 * METAL)
+        wire("sternal wires", [at(13 * math.cos(a) + normal(0, 1), -88, 74 - 24 * j + 4 * math.sin(a) + normal(0, 1))
+                               for a in torch.linspace(0, 2 * math.pi, 7)[:-1].tolist()], 1.7, 1.3 * METAL)
     for x, z in ((-88, 70), (86, 66), (98, -72)):
         spot = at(x + normal(0, 9), -g.girth * 90, z + normal(0, 9))
         b.add("ecg leads", ellipsoid(spot, at(6.5, 3, 6.5)), within="muscle", ct=3500, present=on["ecg leads"])
@@ -380,21 +360,8 @@ def _devices(b: Builder, draws: Draws, g: SimpleNamespace, device: dict[str, Ten
                            at(normal(40, 30), -84, -215)], 1.3, 2600)
 
 
-def _either(condition: Tensor, a: Shape, b: Shape) -> Shape:
-    """Where the condition (N,) holds the solid a, else b; both of as many quadrics and planes."""
-    return Shape(*(torch.where(condition.view(-1, *[1] * (v.ndim - 1)), v, w) for v,
-                   w in ((getattr(a, f), getattr(b, f)) for f in _FIELDS)))
-
-
 def _stretched(shape: Shape, factor: Tensor, about: Tensor) -> Shape:
-    """The solid stretched by `factor` (N, 3) along the axes about a point (N, 3); quadrics only."""
-    return Shape(shape.form / (factor[:, None, :, None] * factor[:, None, None, :]), about[:, None]
-                 + (shape.centre - about[:, None]) * factor[:, None], shape.normal, shape.offset,
-                 about + (shape.middle - about) * factor, shape.reach * factor.amax(1))
-
-
-def _extent(*shapes: Shape) -> tuple[Tensor, Tensor]:
-    """Lowest and highest x of a union of ellipsoids."""
-    half = [torch.linalg.inv(s.form[:, 0])[:, 0, 0].sqrt() for s in shapes]
-    return (torch.stack([s.middle[:, 0] - h for s, h in zip(shapes, half, strict=True)]).amin(0),
-            torch.stack([s.middle[:, 0] + h for s, h in zip(shapes, half, strict=True)]).amax(0))
+    """An ellipsoid stretched by `factor` (N, 3) along the axes about a point (N, 3)."""
+    middle = about + (shape.middle - about) * factor
+    form = shape.form / (factor[:, None, :, None] * factor[:, None, None, :])
+    return replace(shape, form=form, centre=middle[:, None], middle=middle, reach=shape.reach * factor.amax(1))

@@ -6,17 +6,19 @@ whole difference. Severities are in (0, 1], 0 where absent. Lengths in mm.
 
 from __future__ import annotations
 
+from functools import partial, reduce
+from operator import and_
 from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 
-from medtutor.phantom.texture import Draws
+from medtutor.phantom.texture import Draws, table
 from medtutor.render.body import Builder, Shape, ellipsoid, half_space, rotation
-from medtutor.render.shape import FAR, opposite
+from medtutor.render.shape import FAR, beside, opposite, stack
 
-FINDINGS = ("atelectasis", "cardiomegaly", "effusion", "infiltration", "mass", "nodule", "pneumonia", "pneumothorax",
-            "consolidation", "edema", "emphysema", "fibrosis", "pleural thickening", "hernia", "fracture")
+TABLES = table("thorax")
+FINDINGS = tuple(TABLES["prevalence"])
 WHOLE = ("cardiomegaly", "edema", "emphysema", "fibrosis", "hernia")  # findings without a side
 SIDED = tuple(f for f in FINDINGS if f not in WHOLE)
 SIDES = ("right", "left")
@@ -31,30 +33,8 @@ def add(b: Builder, draws: Draws, g: SimpleNamespace) -> None:
         g.zone[finding], g.z[finding] = torch.full((n, 2), -1), torch.zeros(n, 2).double()
     g.block, g.fluid = [], []
     for k, side in enumerate((-1, 1)):
-        organs, slots = [g.heart, g.atrium, g.bellies[k]], u(0, 1, 6).argsort(1)
-        g.block.append(list(organs))
-
-        def note(finding: str, height: Tensor, zone: Tensor, k: int = k) -> None:
-            g.zone[finding][:, k] = torch.where(g.s[finding][:, k] > 0, zone, -1)
-            g.z[finding][:, k] = height
-
-        def patch(finding: str, centre: Tensor, radii: Tensor, gain: Tensor | float, steps: tuple[float, ...],
-                  tilt: Tensor | None = None, named: bool = True, solid: bool = True, k: int = k,
-                  organs: list[Shape] = organs) -> None:
-            """A soft ellipsoid: its nested `steps` share `gain` HU."""
-            grade, tissue = _grade(g, finding, k), f"{SIDES[k]} lung"
-            if not (grade > 0).any():
-                return
-            room, organ = g.lung[k] & g.inner[k], finding if finding in WHOLE else f"{SIDES[k]} {finding}"
-            for solid_organ in organs:
-                room = room & beside(solid_organ, centre)
-            for j, step in enumerate(steps):
-                b.add(finding, ellipsoid(centre, radii * step, tilt) & room, within=tissue, present=grade > 0,
-                      ct=b.values[tissue]["ct"] + gain / len(steps), organ=organ if named and not j else None)
-            if solid:
-                g.block[k].append(ellipsoid(centre, torch.where((grade > 0)[:, None], radii * 0.9, 1e-3), tilt))
-
-        place = {}
+        slots, patch, place = u(0, 1, 6).argsort(1), partial(_patch, b, g, k), {}
+        g.block.append([g.heart, g.atrium, g.bellies[k]])
         for j, finding in enumerate(LOCAL):
             zone, front = slots[:, j] // 2, slots[:, j] % 2 == 0
             heights = torch.stack([g.apex - 46, (g.apex + g.dome[:, k]) / 2, g.dome[:, k] + 36], 1)
@@ -63,7 +43,7 @@ def add(b: Builder, draws: Draws, g: SimpleNamespace) -> None:
             heart = front & (zone > 0) & (side > 0)  # the heart is there
             place[finding] = stack(side * g.girth * torch.where(heart, 104.0, x),
                                    torch.where(front, torch.where(heart, -8.0, -32.0), 36.0), z) + draws.normal(0, 6, 3)
-            note(finding, place[finding][:, 2], zone)
+            note(g, k, finding, place[finding][:, 2], zone)
         s = {f: g.s[f][:, k : k + 1] for f in SIDED}
         patch("nodule", place["nodule"], (5.5 + 9 * s["nodule"]) * u(0.88, 1.12, 3), 890, (1, 0.85))
         patch("mass", place["mass"], (17 + 22 * s["mass"]) * u(0.85, 1.15, 3), 900, (1, 0.9, 0.8),
@@ -84,11 +64,33 @@ def add(b: Builder, draws: Draws, g: SimpleNamespace) -> None:
         plate = torch.cat([u(38, 56, 1), u(20, 34, 1), 3 + 11 * s["atelectasis"]], 1)
         patch("atelectasis", place["atelectasis"], plate, 780, (1, 0.8, 0.6), rotation(side * u(-5, 40), "y"))
         _whole_lung(b, draws, g, k, patch)
-        _pleura(b, draws, g, k, note)
+        _pleura(b, draws, g, k)
+
+
+def note(g: SimpleNamespace, k: int, finding: str, height: Tensor, zone: Tensor | None = None) -> None:
+    """Keep the height of a finding of one side and its zone, the third of the lung there unless that is given."""
+    zone = ((g.apex - height) * 3 / (g.apex - g.dome[:, k])).long().clamp(0, 2) if zone is None else zone
+    g.zone[finding][:, k] = torch.where(g.s[finding][:, k] > 0, zone, -1)
+    g.z[finding][:, k] = height
 
 
 def _grade(g: SimpleNamespace, finding: str, k: int) -> Tensor:
     return g.s[finding] if finding in WHOLE else g.s[finding][:, k]
+
+
+def _patch(b: Builder, g: SimpleNamespace, k: int, finding: str, centre: Tensor, radii: Tensor, gain: Tensor | float,
+           steps: tuple[float, ...], tilt: Tensor | None = None, named: bool = True, solid: bool = True) -> None:
+    """A soft ellipsoid: its nested `steps` share `gain` HU."""
+    grade, tissue = _grade(g, finding, k), f"{SIDES[k]} lung"
+    if not (grade > 0).any():
+        return
+    organ = None if not named else finding if finding in WHOLE else f"{SIDES[k]} {finding}"
+    room = reduce(and_, [beside(near, centre) for near in g.block[k][:3]], g.lung[k] & g.inner[k])
+    for j, step in enumerate(steps):
+        b.add(finding, ellipsoid(centre, radii * step, tilt) & room, within=tissue, present=grade > 0,
+              ct=b.values[tissue]["ct"] + gain / len(steps), organ=None if j else organ)
+    if solid:
+        g.block[k].append(ellipsoid(centre, torch.where((grade > 0)[:, None], radii * 0.9, 1e-3), tilt))
 
 
 def _strands(b: Builder, draws: Draws, g: SimpleNamespace, k: int, finding: str, middle: Tensor, radius: Tensor | float,
@@ -106,7 +108,7 @@ def _strands(b: Builder, draws: Draws, g: SimpleNamespace, k: int, finding: str,
 
 def _whole_lung(b: Builder, draws: Draws, g: SimpleNamespace, k: int, patch) -> None:
     """Edema: a soft wing at the hilum and lines at the base. Fibrosis: a net at the base. Emphysema: bullae."""
-    side, _n, u = (-1, 1)[k], draws.n, draws.uniform
+    side, u = (-1, 1)[k], draws.uniform
     wet, scar, air = g.s["edema"], g.s["fibrosis"], g.s["emphysema"]
     hilum = stack(side * g.girth * 66 + 0 * wet, 26, g.hilum[:, k] - 8)
     patch("edema", hilum, stack(58, 60, 72 + 0 * wet) * (0.8 + 0.25 * wet[:, None]), 60 + 420 * wet,
@@ -124,7 +126,7 @@ def _whole_lung(b: Builder, draws: Draws, g: SimpleNamespace, k: int, patch) -> 
               (1,), named=False)
 
 
-def _pleura(b: Builder, draws: Draws, g: SimpleNamespace, k: int, note) -> None:
+def _pleura(b: Builder, draws: Draws, g: SimpleNamespace, k: int) -> None:
     """Thickening: a lens at the wall or a cap. Effusion: a level that climbs the wall as a meniscus."""
     side, name, u = (-1, 1)[k], SIDES[k], draws.uniform
     grade, zone = g.s["pleural thickening"][:, k], (u() * 3).long()
@@ -137,8 +139,7 @@ def _pleura(b: Builder, draws: Draws, g: SimpleNamespace, k: int, note) -> None:
     lens = g.lung[k] & half_space(-normal, touch - normal * (2.5 + 9 * grade)[:, None])
     b.add("pleural thickening", lens, within=f"{SIDES[k]} lung", ct=40, organ=f"{name} pleural thickening",
           present=grade > 0)
-    third = (g.apex - touch[:, 2]) * 3 / (g.apex - g.dome[:, k])
-    note("pleural thickening", touch[:, 2], third.long().clamp(0, 2))
+    note(g, k, "pleural thickening", touch[:, 2])
     grade = g.s["effusion"][:, k]
     level = g.dome[:, k] - 20 + 105 * grade + u(-5, 5)
     rim = stack(side * g.girth * 104, 0, torch.where(grade > 0, level, -FAR))
@@ -148,8 +149,8 @@ def _pleura(b: Builder, draws: Draws, g: SimpleNamespace, k: int, note) -> None:
         b.add(f"{name} effusion", g.lung[k] & part, within=f"{SIDES[k]} lung", ct=12, organ=f"{name} effusion",
               present=grade > 0)
     g.fluid.append(opposite(flat))
-    note("effusion", level - 30, torch.full_like(zone, 2))
-    note("pneumothorax", g.apex - 40, torch.zeros_like(zone))
+    note(g, k, "effusion", level - 30, torch.tensor(2))
+    note(g, k, "pneumothorax", g.apex - 40, torch.tensor(0))
 
 
 def add_late(b: Builder, draws: Draws, g: SimpleNamespace) -> None:
@@ -161,20 +162,6 @@ def add_late(b: Builder, draws: Draws, g: SimpleNamespace) -> None:
           present=s > 0)
     above = half_space(torch.tensor([0.0, 0, -1]), centre + stack(0, 0, 0.15 * radii[:, 2]))
     b.add("hernia gas", sac & ellipsoid(centre, radii * 0.85) & above, within="hernia", ct=-950, present=s > 0)
-
-
-def stack(x, y, z, n: int | None = None) -> Tensor:
-    """Points (N, 3) of numbers and (N,) tensors; N from the tensors, or n."""
-    n = n or max((len(v) for v in (x, y, z) if isinstance(v, Tensor) and v.ndim), default=1)
-    return torch.stack([torch.as_tensor(v, dtype=torch.float64).expand(n) for v in (x, y, z)], -1)
-
-
-def beside(solid: Shape, point: Tensor) -> Shape:
-    """The half-space of `point` (N, 3) beyond the plane that touches an ellipsoid between its centre and the point."""
-    arm = point - solid.centre[:, 0]
-    normal = (solid.form[:, 0] @ arm[..., None])[..., 0]
-    norm = (normal * arm).sum(-1, keepdim=True).sqrt()
-    return half_space(-normal, solid.centre[:, 0] + arm / norm)
 
 
 def rods(start: Tensor, end: Tensor, radius: Tensor, outside: list[Shape] = (), inside: list[tuple[Shape, float]] = (),

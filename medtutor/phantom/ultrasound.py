@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medtutor.cohort import Cohort
+from medtutor.phantom import texture
 from medtutor.phantom.texture import Draws, boxes, cloud, lay, noise, outline
 
 ORGANS = {"breast": 22.5, "liver": 75.0, "kidney": 62.0}  # mm: half the width of a picture, which is twice as deep
@@ -42,17 +43,15 @@ def cohort(n: int, size: int = 64, seed: int = 0, organ: str | tuple[str, ...] =
     echogenicity, without speckle and blur. Meta: organ, mm_per_pixel. Raises ValueError for options out of range.
     """
     organs, kinds = (organ,) if isinstance(organ, str) else tuple(organ), [*ORGANS]
-    chances = {KINDS[0]: 0.5, KINDS[1]: 0.3} if prevalence is None else dict.fromkeys(KINDS, 0.0) | prevalence
+    odds = texture.chances(prevalence, {KINDS[0]: 0.5, KINDS[1]: 0.3}, exclusive=True, absent=True)
     if not organs or set(organs) - set(ORGANS) or geometry not in (None, "linear", "fan"):
         raise ValueError(f"organ must be of {', '.join(ORGANS)} and geometry linear, fan or None: {organ}, {geometry}")
-    if set(chances) != set(KINDS) or min(chances.values()) < 0 or sum(chances.values()) > 1 + 1e-9:
-        raise ValueError(f"prevalence needs probabilities of {', '.join(KINDS)} that sum to 1 at most: {prevalence}")
     if not (nodules in (1, 2, 3) and 0.3 <= speckle <= 4 and 1 <= looks <= 8):
         raise ValueError(f"use 1 to 3 nodules, speckle 0.3 to 4 and 1 to 8 looks, not {nodules}, {speckle}, {looks}")
     draws = Draws(n, seed, "ultrasound", 300)
     which = torch.tensor([kinds.index(o) for o in organs])[(draws.uniform(0, 1, 1, 1) * len(organs)).long()]
     fan = (which > 0) if geometry is None else (which < 0) | (geometry == "fan")
-    body, m = draws.uniform(0, 1, 24, 1, 1).unbind(1), _masses(draws, nodules, chances, fan)
+    body, m = draws.uniform(0, 1, 24, 1, 1).unbind(1), _masses(draws, nodules, odds, fan)
     # the truth, on pixels
     y = ((torch.arange(size).double() + 0.5) * 2 / size).expand(n, size, size).mT
     x = y.mT - 1
@@ -85,17 +84,16 @@ def cohort(n: int, size: int = 64, seed: int = 0, organ: str | tuple[str, ...] =
             "mm_per_pixel": torch.tensor([*ORGANS.values()])[which] * 2 / size}
     return Cohort(image=F.avg_pool2d(image, 2) * seen[:, None], mask=mask, meta=meta, box=boxes(lesion),
                   label=(kind[..., None] == torch.arange(2)).any(1).float(),
-                  names={"mask": CLASSES, "label": KINDS, "kind": KINDS, "attribute": (*ATTRIBUTES,)} | {
-                      f"attribute_{k}": v for k, v in ATTRIBUTES.items()},
+                  names={"mask": CLASSES, "label": KINDS, "kind": KINDS} | texture.worded(ATTRIBUTES),
                   units={"image": f"{RANGE:g} dB shown as 0 to 1", "mm_per_pixel": "mm"})
 
 
-def _masses(draws: Draws, slots: int, chances: dict[str, float], fan: Tensor) -> dict[str, Tensor]:
+def _masses(draws: Draws, slots: int, odds: dict[str, float], fan: Tensor) -> dict[str, Tensor]:
     """What is drawn of each slot, (N, K, 1, 1), with `attribute` (N, K, 5) and outlines (N * K, 9)."""
     def u(low: float = 0.0, high: float = 1.0) -> Tensor:  # three slots always, so that fewer are the first of more
         return draws.uniform(low, high, 3, 1, 1)[:, :slots]
 
-    kind, there = (u() * sum(chances.values()) >= chances[KINDS[0]]).long(), u() < sum(chances.values())
+    kind, there = (u() * sum(odds.values()) >= odds[KINDS[0]]).long(), u() < sum(odds.values())
     big, deep, shape, echo = (u() * 3).long(), (u() * 2).long(), (u() > 0.3).long(), (u() * 2.8).long()
     side = draws.uniform(0, 1, 3).argsort(1)[:, :slots, None, None]
     shape, echo = torch.where(kind > 0, 2, shape), torch.where(kind > 0, 1, echo)

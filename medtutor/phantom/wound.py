@@ -11,17 +11,14 @@ import torch
 from torch import Tensor
 
 from medtutor.cohort import Cohort
+from medtutor.phantom import texture
 from medtutor.phantom.texture import Draws, blend, blur, boxes, cloud, noise, outline, px, strokes, turned, unit_grid
 
 MARKER_CM = 1.0  # side of the square sticker beside the wound
-SKIN = ((0.94, 0.78, 0.68), (0.80, 0.60, 0.47), (0.56, 0.38, 0.27), (0.34, 0.22, 0.16))
-GRANULATION, SLOUGH, NECROSIS = (0.60, 0.11, 0.10), (0.82, 0.70, 0.40), (0.14, 0.09, 0.08)
-ERYTHEMA = (0.74, 0.26, 0.22)
+_SKIN, _DRAPES, _COLOURS, LEAST, WORDS = texture.table("wound").values()
+SKIN, DRAPES = (torch.tensor(colours, dtype=torch.float64) for colours in (_SKIN, _DRAPES))
+COLOUR = {name: torch.tensor(rgb, dtype=torch.float64)[:, None, None] for name, rgb in _COLOURS.items()}
 DOMAINS, COARSE, HAIRS = ("fresh", "ulcer", "clinic"), 32, 160
-DRAPES = ((0.16, 0.42, 0.36), (0.30, 0.47, 0.66), (0.80, 0.81, 0.78), (0.22, 0.24, 0.28))
-LEAST = {"slough": 0.1, "necrosis": 0.1, "granulation": 0.1, "erythema": 0.4}  # severity from which a label is 1
-WORDS = {"colour": ("yellow", "black", "red"), "size": ("small", "medium", "large"), "shape": ("round", "oval"),
-         "place": ("upper left", "upper right", "lower left", "lower right")}
 
 
 def cohort(n: int, size: int = 64, seed: int = 0, domain: str = "fresh", noisy: bool = True) -> Cohort:
@@ -68,21 +65,20 @@ def cohort(n: int, size: int = 64, seed: int = 0, domain: str = "fresh", noisy: 
     tone = u(0, 1) ** 1.3
     skin = _ramp(tone)[:, :, None, None] * (1 + 0.05 * field("pores", 24) + 0.04 * field("skin", 5, 2))[:, None]
     angry = px(u(0.0, 0.95) if clinic else u(0.55, 0.95) if ulcer else u(0.0, 0.3))
-    inflamed = angry * torch.sigmoid(
-        (1 + px(u(0.25, 0.7)) + 0.22 * field("flare", 4) - r) * 6)
+    inflamed = angry * torch.sigmoid((1 + px(u(0.25, 0.7)) + 0.22 * field("flare", 4) - r) * 6)
     rash = px(u(0.2, 0.8) if ulcer and not clinic else u(0, 0.2)) * torch.sigmoid((field("rash", 4, 2) - 1.1) * 6)
-    image = blend(skin, _of(ERYTHEMA)[None, :, None, None] * (0.55 + 0.45 * skin), (inflamed + rash).clamp(0, 0.95))
+    image = blend(skin, COLOUR["erythema"] * (0.55 + 0.45 * skin), (inflamed + rash).clamp(0, 0.95))
     # ---- the wound bed
-    bed = _of(GRANULATION)[None, :, None, None] * (1 + 0.22 * field("grain", 24 if clinic else 16, 2)[:, None])
+    bed = COLOUR["granulation"] * (1 + 0.22 * field("grain", 24 if clinic else 16, 2)[:, None])
     if ulcer:
-        bed = blend(bed, _of(ERYTHEMA)[None, :, None, None] * (0.55 + 0.45 * skin), px(u(0.0, 0.7)))
+        bed = blend(bed, COLOUR["erythema"] * (0.55 + 0.45 * skin), px(u(0.0, 0.7)))
     clean = px(u(-1.0, 2.2) if clinic else u(0.1, 1.1) if ulcer else u(0.9, 1.8))
     slough, dead = torch.sigmoid((field("slough", 5, 2) - clean) * 5), torch.zeros_like(r)
-    bed = blend(bed, _of(SLOUGH)[None, :, None, None] * (1 + 0.1 * field("fibrin", 12)[:, None]), slough)
+    bed = blend(bed, COLOUR["slough"] * (1 + 0.1 * field("fibrin", 12)[:, None]), slough)
     if ulcer:
         border = torch.sigmoid((r - px(u(0.2, 0.95) if clinic else u(0.70, 0.95)) + 0.16 * field("crust", 6, 2)) * 12)
         dead = border * torch.sigmoid((field("gap", 3) + px(u(-2.4, 1.2) if clinic else u(-0.6, 0.9))) * 5)
-        bed = blend(bed, _of(NECROSIS)[None, :, None, None] + 0.05 * field("eschar", 18)[:, None], dead)
+        bed = blend(bed, COLOUR["necrosis"] + 0.05 * field("eschar", 18)[:, None], dead)
     edge = torch.sigmoid((1 - r) * px(radius) * size / 2 / (0.9 if ulcer else 0.6))
     image = blend(image, bed * (1 - 0.25 * torch.exp(-((r - 0.97) * 9) ** 2))[:, None], edge)
     image = _gloss(image, draws, centre, radius * narrow, x, y)
@@ -118,21 +114,15 @@ def cohort(n: int, size: int = 64, seed: int = 0, domain: str = "fresh", noisy: 
     return Cohort(image=image.clamp(0, 1), mask=mask, landmark=corners.float(), meta=meta, label=label,
                   box=boxes(meta["lesion_mask"]),
                   names={"mask": ("background", "wound"), "image": ("red", "green", "blue"), "label": tuple(LEAST),
-                         "landmark": tuple(f"sticker corner {k}" for k in range(1, 5)), "attribute": tuple(WORDS)}
-                  | {f"attribute_{name}": words for name, words in WORDS.items()},
+                         "landmark": tuple(f"sticker corner {k}" for k in range(1, 5))} | texture.worded(WORDS),
                   units={"image": "RGB, 0 to 1", "landmark": "pixels", "cm_per_pixel": "cm", "area_cm2": "cm^2"})
-
-
-def _of(colour: tuple) -> Tensor:
-    return torch.tensor(colour, dtype=torch.float64)
 
 
 def _ramp(tone: Tensor) -> Tensor:
     """Skin colours (N, 3) along `SKIN` for tones (N,) in [0, 1]."""
-    stops = _of(SKIN)
     place = tone * (len(SKIN) - 1)
     low = place.long().clamp(max=len(SKIN) - 2)
-    return torch.lerp(stops[low], stops[low + 1], (place - low)[:, None])
+    return torch.lerp(SKIN[low], SKIN[low + 1], (place - low)[:, None])
 
 
 def _gloss(image: Tensor, draws: Draws, centre: Tensor, radius: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -160,7 +150,7 @@ def _limb(image: Tensor, draws: Draws, centre: Tensor, radius: Tensor, field, x:
     hair, _ = strokes(((torch.stack([root, tip], 2) + 1) * size - 1) / 2, thick[..., None].expand(-1, -1, 2), size)
     image = image * ((1 - crease) * (1 - 0.5 * gap.clamp(max=1) ** 4) * (1 - 0.55 * hair[:, 0]))[:, None]
     dark = 1 - 0.6 * torch.exp((1 - gap.clamp(min=1)) * px(wide) / 0.1) + 0.16 * field("drape", 4, 2)
-    drape = _of(DRAPES)[(u() * len(DRAPES)).long()][..., None, None] * (dark + 0.04 * torch.sin(x * 90))[:, None]
+    drape = DRAPES[(u() * len(DRAPES)).long()][..., None, None] * (dark + 0.04 * torch.sin(x * 90))[:, None]
     image = blend(image, drape, torch.sigmoid((gap - 1) * px(wide) * size / 2))
     lean, start = px(u(0, 6.3)), px(u(0.3, 1.6))  # of the photographer's shadow
     return image * (1 - 0.35 * torch.sigmoid((lean.cos() * x + lean.sin() * y - start) * 9))[:, None]
@@ -170,13 +160,12 @@ def _bandage(image: Tensor, draws: Draws, corner: Tensor, weave: Tensor, x: Tens
     """Gauze or plaster along an image edge away from the sticker, on half of the patients."""
     on, across = draws.chance(0.5), draws.chance(0.5)
     turn = draws.normal(0, 0.12) + torch.where(across, 0.0, math.pi / 2)
-    middle = torch.zeros_like(corner)
-    along, over = turned(x, y, middle, turn)
+    along, over = turned(x, y, torch.zeros_like(corner), turn)
     side = torch.where(across, -corner[:, 1], corner[:, 0])
     start = px(draws.uniform(0.80, 0.93))
     cover = torch.sigmoid((over * px(side) - start) * 60) * px(on.double())
-    gauze = torch.lerp(_of((0.94, 0.93, 0.90)), _of((0.86, 0.68, 0.52)), draws.chance(0.4).double()[:, None])
-    cloth = gauze[:, :, None, None] * (1 + 0.06 * weave + 0.05 * torch.sin(along * 60))[:, None]
+    gauze = torch.lerp(COLOUR["gauze"], COLOUR["plaster"], draws.chance(0.4).double()[:, None, None, None])
+    cloth = gauze * (1 + 0.06 * weave + 0.05 * torch.sin(along * 60))[:, None]
     shadow = torch.exp(-(((over * px(side) - start + 0.03) / 0.04) ** 2)) * px(on.double()) * 0.35
     return blend(blend(image, 0 * image, shadow), cloth, cover), on
 
@@ -190,8 +179,7 @@ def _sticker(image: Tensor, draws: Draws, corner: Tensor, cm_per_unit: Tensor, x
     gap = torch.maximum(along.abs(), across.abs()) / px(half)
     sharp = px(half) * size / 2
     image = blend(image, torch.full_like(image, 0.95), torch.sigmoid((1 - gap) * sharp * 4))
-    blue = _of((0.10, 0.30, 0.72))[None, :, None, None].expand_as(image)
-    image = blend(image, blue, torch.sigmoid((0.72 - gap) * sharp * 4))
+    image = blend(image, COLOUR["sticker"], torch.sigmoid((0.72 - gap) * sharp * 4))
     square = torch.tensor([[-1.0, -1], [1, -1], [1, 1], [-1, 1]], dtype=torch.float64) * half[:, None, None]
     c, s = turn.cos()[:, None], turn.sin()[:, None]
     spots = torch.stack([square[..., 0] * c - square[..., 1] * s, square[..., 0] * s + square[..., 1] * c], -1)

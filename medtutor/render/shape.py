@@ -10,6 +10,12 @@ from torch import Tensor
 FAR = 1e6  # mm; larger than any body
 
 
+def stack(*columns: Tensor | float, n: int | None = None) -> Tensor:
+    """Points (N, K) of K numbers or (N,) tensors; N from the tensors, or n."""
+    n = n or max((len(v) for v in columns if isinstance(v, Tensor) and v.ndim), default=1)
+    return torch.stack([torch.as_tensor(v, dtype=torch.float64).expand(n) for v in columns], -1)
+
+
 @dataclass(frozen=True)
 class Shape:
     """N convex solids: the points p with (p - centre)^T form (p - centre) <= 1 for every one of Q quadrics and
@@ -59,14 +65,22 @@ def opposite(half: Shape) -> Shape:
     return replace(half, normal=-half.normal, offset=-half.offset)
 
 
-def tube(points: Tensor, radius: Tensor | float) -> list[Shape]:
-    """A curved tube along the polyline `points` (N, K, 3), as K - 1 cylinder segments of one `radius` or (N,) or, where
-    it tapers, (N, K - 1).
+def beside(solid: Shape, point: Tensor) -> Shape:
+    """The half-space of `point` (N, 3) beyond the plane that touches an ellipsoid between its centre and the point."""
+    arm = point - solid.centre[:, 0]
+    normal = (solid.form[:, 0] @ arm[..., None])[..., 0]
+    norm = (normal * arm).sum(-1, keepdim=True).sqrt()
+    return half_space(-normal, solid.centre[:, 0] + arm / norm)
+
+
+def tube(points: Tensor | list[Tensor], radius: Tensor | float) -> list[Shape]:
+    """A curved tube along the polyline `points` (N, K, 3), or K points (N, 3), as K - 1 cylinder segments of one
+    `radius` or (N,) or, where it tapers, (N, K - 1).
 
     Neighbours meet in the plane that bisects their angle, so they neither overlap nor leave a gap, and the tube keeps
     one value through every joint. Turns should stay below 90 degrees and segments longer than the radius.
     """
-    points = points.double()
+    points = (torch.stack(points, 1) if isinstance(points, list) else points).double()
     radius = torch.as_tensor(radius, dtype=torch.float64)
     radius = (radius[:, None] if radius.ndim == 1 else radius).expand(len(points), points.shape[1] - 1)
     step = points[:, 1:] - points[:, :-1]
