@@ -357,7 +357,7 @@ def test_a_pair_does_not_depend_on_the_cohort():
 
 @pytest.mark.parametrize(("options", "words"), [
     ({"kind": "mesh"}, "kind must be"), ({"contrast": "pet"}, "contrasts among"), ({"plane": "tilted"}, "plane one of"),
-    ({"prevalence": {"stroke": 1.0}}, "choose from white matter lesion"), ({"site": 7}, "site must be from 0 to 2"),
+    ({"prevalence": {"stroke": 1.0}}, "choose from white matter lesion"), ({"site": 7}, "site must be a number"),
     ({"visits": 40}, "visits must be from 1 to 12")])
 def test_bad_input_says_what_to_do(options, words):
     with pytest.raises(ValueError, match=words):

@@ -253,8 +253,9 @@ def test_the_same_patients_in_another_process_and_a_larger_cohort(sheets):
 
 
 @pytest.mark.parametrize(("options", "sentence"), [
-    ({"prevalence": {"asthma": 0.5}}, "prevalence needs chances"), ({"prevalence": {"Q wave": 1.5}}, "some of ST elev"),
-    ({"prevalence": {"Q wave": 0.9}, "exclusive": True}, "sum of at most 1"), ({"kind": "strip"}, "kind must be sheet"),
+    ({"prevalence": {"asthma": 0.5}}, "prevalence needs probabilities"),
+    ({"prevalence": {"Q wave": 1.5}}, "choose from ST elev"),
+    ({"prevalence": {"Q wave": 0.9}, "exclusive": True}, "sum to 1 at most"), ({"kind": "strip"}, "kind must be sheet"),
     ({"leads": 6}, "leads 12 or 3"), ({"rate": 10}, "rate 50 or more"), ({"per_patient": 0}, "per_patient 1 or more"),
     ({"header": 2.0}, "header 0 to 1"), ({"elevation": -1.0}, "elevation 0 to 2")])
 def test_bad_input_says_what_to_do(options, sentence):

@@ -147,7 +147,7 @@ def test_the_lumen_is_dark_and_the_wall_is_pink():
 
 
 def test_bad_input_says_what_to_do():
-    with pytest.raises(ValueError, match="prevalence of polyp, instrument, bleeding"):
+    with pytest.raises(ValueError, match="choose from polyp, instrument, bleeding"):
         endoscopy.cohort(2, 16, prevalence={"ulcer": 1.0})
     with pytest.raises(ValueError, match="frames of 1 or more"):
         endoscopy.cohort(2, 16, frames=0)

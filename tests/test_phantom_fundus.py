@@ -185,7 +185,7 @@ def test_strokes_against_distances():
 @pytest.mark.parametrize(("wrong", "message"), [
     ({"modality": "angiogram"}, "modality must be colour, slo, en-face"), ({"fov": 90.0}, "fov 15 to 60"),
     ({"view": "iris"}, 'view "macula" or "disc"'), ({"severity": {"cataract": 1.0}}, "severities of glaucoma"),
-    ({"severity": {"exudates": 1.5}}, "0 to 1"), ({"severity": {"exudates": torch.ones(5)}}, "one per patient"),
+    ({"severity": {"exudates": 1.5}}, "0 to 1"), ({"severity": {"exudates": torch.ones(5)}}, "one for each"),
     ({"prevalence": {"exudates": (0.1, 0.2, 0.3)}}, "one per group"), ({"group": -0.1}, "0 to 1"),
     ({"disadvantage": 2.0}, "0 to 1")])
 def test_bad_input_says_what_to_do(wrong, message):

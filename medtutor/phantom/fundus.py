@@ -52,15 +52,14 @@ def cohort(n: int, size: int = 64, seed: int = 0, modality: str = "colour", view
     if any(p.shape not in ((), (2,)) for p in odds) or {*(severity or ())} - {*PREVALENCE}:
         raise ValueError(f"use severities of {', '.join(PREVALENCE)} and prevalences that are one or one per group, but"
                          f" got {severity}, {prevalence}")
-    group, disadvantage, *given = (texture.each(n, name, v, 0, 1) for name, v in (
-        ("group", group), ("disadvantage", disadvantage), *(severity or {}).items()))
+    group, worse = texture.each(n, "group", group, 0, 1), texture.each(n, "disadvantage", disadvantage, 0, 1)
+    given = {name: texture.each(n, name, value, 0, 1).double() for name, value in (severity or {}).items()}
     draws, camera, look = Draws(n, seed, "fundus eye", 64), Draws(n, seed, f"fundus {modality}", 16), LOOK[modality]
     u, radius, (x, y) = draws.uniform, fov / 2, unit_grid(size)
     left, sex, age, minor = u() < 0.5, u() < 0.5, u(30, 88), (u() < group).long()
     drawn = u(0.15, 1, 3) * (u(0, 1, 3) < torch.stack([p.expand(2)[minor] for p in odds], 1))
-    given = dict(zip(severity or (), (v.double() for v in given), strict=True))
     grade = {k: drawn[:, i] if severity is None else given.get(k, 0 * age) for i, k in enumerate(PREVALENCE)}
-    grade["drusen"], worse = ((age - 55) / 33).clamp(0, 1) * u() * (u() < 0.6), minor * disadvantage
+    grade["drusen"], worse = ((age - 55) / 33).clamp(0, 1) * u() * (u() < 0.6), minor * worse
     # ---- disc, cup, and where the camera looks
     disc = torch.stack([15.5 + draws.normal(0, 0.6), draws.normal(-1.6, 0.7)], 1)
     half, ill = torch.stack([u(2.7, 3.2), u(3.0, 3.5)], 1), grade["glaucoma"]

@@ -16,16 +16,8 @@ from medtutor.cohort import Cohort
 from medtutor.phantom import abdomen, skin, texture, thorax
 from medtutor.phantom.texture import Draws, blend, blur, boxes, cloud, noise, outline, px, radius_at, turned, unit_grid
 
-_SAME = ("solid mottled hollow", "small medium large", "upper middle lower")
-WORDS = {task: {name: (*text.split(),) for name, text in zip(("shape", tone, "texture", "size", "zone", "side"), texts,
-                                                             strict=True)} for task, tone, *texts in (
-    ("lesions", "density", "round oval irregular", "faint moderate dense", *_SAME, "right left"),
-    ("shapes", "colour", "circle oval blob square triangle star", "red green blue yellow purple white", *_SAME,
-     "left right"))}
-COLOURS = torch.tensor([[0.85, 0.12, 0.12], [0.1, 0.6, 0.2], [0.13, 0.25, 0.85], [0.95, 0.82, 0.1], [0.58, 0.15, 0.68],
-                        [0.97, 0.97, 0.97]])
-PHRASE = {"lesions": "{3} {1} {2} {0} lesion in the {5} {4} zone", "shapes": "{3} {1} {2} {0} at the {4} {5}"}
-HUES = {"brown": (0.50, 0.30, 0.18), "red": (0.74, 0.22, 0.22), "blue": (0.32, 0.40, 0.66), "olive": (0.46, 0.46, 0.16)}
+WORDS, PHRASE, DRAWN, HUES = texture.table("scenes").values()
+COLOURS = torch.tensor(DRAWN["shapes"]["colour"])
 GROUNDS, TASKS = ("xray", "ct", "plain", "clouds", "stripes", "checks", "veins"), (*WORDS, "arrow", "cue", "match")
 SOUNDS = (("bdfgklmnrstvxz", 1), ("aeiou", 14), ("bdfgklmnrstvxz", 70), ("aeiou", 980), ("klmnrstx", 4900))
 
@@ -108,11 +100,10 @@ def cohort(n: int, size: int = 64, seed: int = 0, task: str = "lesions", ground:
     kind = torch.where(there[..., None], kind, -1)
     # ---- the picture
     image, spots, which = _ground(draws, size, seed, task, ground, noisy)
-    scale, paint, strength = ((0.14, 0.2, 0.28), COLOURS, (1.0,) * 6) if task == "shapes" else (
-        (0.09, 0.125, 0.17), torch.ones(3, 3), (0.3, 0.5, 0.78))
-    reach = torch.tensor(scale)[width] * u(0.94, 1.06, 4)
+    scale, paint, strength = (torch.tensor(part) for part in DRAWN[task].values())
+    reach = scale[width] * u(0.94, 1.06, 4)
     r, a, b = _outlined(draws, shape, spots[row[:, None], 2 * zone + side] + u(-0.04, 0.04, 4, 2), reach, size)
-    fill, shown, sharp = (v[..., None, None] for v in (fill, torch.tensor(strength)[shade] * there, reach * size))
+    fill, shown, sharp = (v[..., None, None] for v in (fill, strength[shade] * there, reach * size))
     sharp, masks = sharp if task == "shapes" else 7, (r < 1) & there[..., None, None]
     cover, mottle = shown * torch.sigmoid((1 - r) * sharp), torch.sigmoid(4 * torch.sin(5 * a) * torch.sin(5 * b))
     cover = cover * (1 - (fill == 1) * 0.8 * (1 - mottle) - (fill == 2) * torch.sigmoid((0.55 - r) * 1.5 * sharp))

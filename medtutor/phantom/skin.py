@@ -17,6 +17,8 @@ from medtutor.phantom.texture import Draws, blend, blur, boxes, cloud, noise, ou
 
 # The generator of the concepts and, by Bayes, the rule of the diagnosis; then what each concept looks like.
 PREVALENCE, RANGE, TILT, LEVELS, IMPLIES, PATCHES, SPOTS, CURVES, FILMS, _CASTS = texture.table("skin").values()
+_UPPER = {name: torch.tensor(upper, dtype=torch.float64) for name, upper in LEVELS.items()}
+_TABLE = {name: torch.cat([1 - upper.sum(0, keepdim=True), upper]) for name, upper in _UPPER.items()}  # (levels, 5)
 DIAGNOSES, COLOURS, SCANNERS = tuple(PREVALENCE), tuple(PATCHES), tuple(_CASTS)
 CONCEPTS, CONFOUNDERS = (*RANGE, *LEVELS), ("hair", "ruler", "ink", "bubbles", "vignette")
 LAYERS, LOCATIONS = (*LEVELS, *CONFOUNDERS), ("trunk", "limb", "face", "scalp")
@@ -42,7 +44,7 @@ def rule(concepts: Tensor, prevalence: dict[str, float] | None = None) -> Tensor
         points = points + w * ((value[name] - low) / (high - low))[:, None] - (torch.expm1(w) / w).log()
     implied = {colour: value[cause] > 0 for cause, colour in IMPLIES.items()}
     for name in LEVELS:
-        row = _table(name).log()[value[name].long()]
+        row = _TABLE[name].log()[value[name].long()]
         points = points + (torch.where(implied[name][:, None], 0, row) if name in implied else row)
     return points.softmax(1)
 
@@ -61,7 +63,7 @@ def patients(n: int, seed: int = 0, prevalence: dict[str, float] | None = None,
             w, (low, high) = torch.tensor(TILT[name]).double()[kind], RANGE[name]
             column[name] = low + (high - low) * torch.log1p(u[:, k] * torch.expm1(w)) / w
         else:
-            column[name] = _level(_table(name).T[kind], u[:, k]).double()
+            column[name] = _level(_TABLE[name].T[kind], u[:, k]).double()
     if isinstance(concepts, Tensor):
         if concepts.shape != (n, len(CONCEPTS)):
             raise ValueError(f"concepts as a tensor must be ({n}, {len(CONCEPTS)}), but got {tuple(concepts.shape)}")
@@ -181,12 +183,6 @@ def _prior(prevalence: dict[str, float] | None) -> Tensor:
     if set(prevalence) - set(DIAGNOSES) or (weights < 0).any() or weights.sum() <= 0:
         raise ValueError(f"prevalence needs weights >= 0 for some of {', '.join(DIAGNOSES)}, but got {prevalence}")
     return weights / weights.sum()
-
-
-def _table(name: str) -> Tensor:
-    """(levels, 5) probabilities of a concept's levels."""
-    upper = torch.tensor(LEVELS[name], dtype=torch.float64)
-    return torch.cat([1 - upper.sum(0, keepdim=True), upper])
 
 
 def _level(probability: Tensor, u: Tensor) -> Tensor:

@@ -207,15 +207,13 @@ def radius_at(contour: Tensor, angle: Tensor) -> Tensor:
 
 def boxes(mask: Tensor) -> Tensor:
     """Boxes (N, K, 4) as x0, y0, x1, y1 in pixels, ends exclusive, of boolean layers (N, K, H, W); NaN where empty."""
-    made = []
+    low, high = [], []
     for axis in (-2, -1):
         line = torch.from_numpy(mask.numpy().any(axis))  # many times as fast as torch's any
         place = torch.arange(line.shape[-1], dtype=torch.float32)
-        low = torch.where(line, place, math.inf).amin(-1)
-        high = torch.where(line, place + 1, -math.inf).amax(-1)
-        made.append((low, high))
-    box = torch.stack([made[0][0], made[1][0], made[0][1], made[1][1]], -1)
-    return torch.where(mask.any(-1).any(-1)[..., None], box, math.nan)
+        low.append(torch.where(line, place, math.inf).amin(-1))
+        high.append(torch.where(line, place + 1, -math.inf).amax(-1))
+    return torch.where(mask.any(-1).any(-1)[..., None], torch.stack([*low, *high], -1), math.nan)
 
 
 def strokes(ends: Tensor, width: Tensor, size: int, layer: Tensor | None = None, soft: tuple = (0.0,),
