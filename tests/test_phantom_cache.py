@@ -29,9 +29,9 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """How often the wound phantom was drawn."""
-    made, real = [], wound.Draws
-    monkeypatch.setattr(wound, "Draws", lambda *a, **k: made.append(a) or real(*a, **k))
+    """How often a wound was photographed: each photograph has its noise."""
+    made, real = [], wound.noise
+    monkeypatch.setattr(wound, "noise", lambda *a, **k: made.append(a) or real(*a, **k))
     return made
 
 

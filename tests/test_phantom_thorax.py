@@ -258,3 +258,10 @@ def test_no_lung_lies_between_a_childs_heart_and_its_diaphragm():
     lowest = torch.where(heart, torch.arange(48)[:, None, None], 99).amin(1)  # slices count from the feet
     below = [lung.movedim(1, -1).gather(-1, (lowest - k).clamp(0, 47)[..., None])[..., 0] for k in (1, 2)]
     assert torch.stack(below).any(0)[heart.any(1)].float().mean() < 0.2  # an adult's: 0.39
+
+
+def test_structures_change_nothing_else():
+    plain, more = thorax.cohort(3, 48, 5), thorax.cohort(3, 48, 5, structures=("liver", "spine"))
+    assert torch.equal(plain.landmark, more.landmark)
+    assert torch.equal(plain.mask, more.mask[:, :-2])
+    assert more.mask[:, -2:].any((2, 3)).all()

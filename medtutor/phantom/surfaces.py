@@ -73,7 +73,8 @@ def cohort(n: int, size: int = 32, seed: int = 0, organs: tuple[str, ...] = ORGA
         made.append(Cohort(volume=grid[:, None].float(), landmark=mesh.float(), label=torch.full((n,), k),
                            meta={key: value.float() for key, value in meta.items()}))
     whole, order = Cohort.cat(made), torch.arange(n * len(organs)).view(-1, n).T.reshape(-1)
-    units = dict.fromkeys(("landmark", "points", "centre", "spacing"), "mm") | {"area_cm2": "cm^2", "volume_ml": "ml"}
+    units = dict.fromkeys(("landmark", "points", "centre", "spacing"), "mm") | {
+        "area_cm2": "cm^2", "volume_ml": "ml", "volume": "occupancy, 0 or 1"}
     return replace(whole, patient=whole.patient % n, names={"label": organs}, units=units)[order]
 
 
@@ -124,7 +125,8 @@ def completion(n: int, size: int = 32, seed: int = 0, organs: tuple[str, ...] = 
     shown = layers & (torch.arange(len(organs)) != out.long()[:, None])[..., None, None, None]
     mask = (layers * torch.arange(1, len(organs) + 1).view(-1, 1, 1, 1)).amax(1)
     return Cohort(volume=shown.float(), label=out.long(), mask=mask,
-                  names={"mask": ("background", *organs), "label": organs, "volume": organs})
+                  names={"mask": ("background", *organs), "label": organs, "volume": organs},
+                  units={"volume": "occupancy, 0 or 1"})
 
 
 def shaded(clouds: Cohort, size: int = 64) -> Cohort:

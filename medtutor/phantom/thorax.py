@@ -177,7 +177,7 @@ def _radiographs(bodies: Body, size: int, seed: int, stream: str, view, noisy: b
     shift = stretch @ (shift - stack(0, 0, middle))[..., None]
     bodies = bodies.moved(torch.linalg.inv(stretch) @ turn, shift[..., 0])
     fine = size * (2 if size < 96 else 1)
-    wanted = ("right lung", "left lung", "heart", "liver", "stomach", *NAMED, *structures)
+    wanted = tuple(dict.fromkeys(("right lung", "left lung", "heart", "liver", "stomach", *NAMED, *structures)))
     source = AP_SOURCE if view == "AP" else math.inf
     line = bodies.xray(view, fine, FOV, source)
     unseen = replace(bodies, delta={"ct": 0 * bodies.delta["ct"]})  # only parts of the wanted organs are drawn
@@ -186,7 +186,7 @@ def _radiographs(bodies: Body, size: int, seed: int, stream: str, view, noisy: b
     landmark = _outlines(masks, nodes)
     part = dict(zip(wanted, masks.unbind(1), strict=True))
     found = _found(part, common["label"])
-    layers = torch.cat([masks[:, :3], found, masks[:, len(wanted) - len(structures):]], 1)
+    layers = torch.cat([masks[:, :3], found, *(part[name][:, None] for name in structures)], 1)
     image = _developed(line, masks[:, :2].any(1), look, seed, stream, noisy, meta, size)
     image = _framed(image, look, pose, meta, noisy)
     common["names"] |= {"mask": (*wanted[:3], *FINDINGS, *structures),
