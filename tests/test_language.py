@@ -345,3 +345,10 @@ def test_errors_say_what_to_do():
     with pytest.raises(ValueError, match="names of the findings"):
         facts(Cohort(image=torch.zeros(1, 1, 4, 4)), 0)
     assert language.report([]).facts == ()
+
+
+def test_a_report_without_the_person_says_neither_sex_nor_age():
+    films = thorax.cohort(8, 16, 3)
+    told, untold = (" ".join(written(films, seed=1, person=person).report).lower() for person in (True, False))
+    assert re.search(r"year-old|\bwoman\b|\bman\b", told)
+    assert not re.search(r"year-old|\bwoman\b|\bman\b|\bmale\b|\bfemale\b", untold)

@@ -215,13 +215,15 @@ def _concluded(hand: _Hand, known: tuple[Fact, ...]) -> list[tuple[str, tuple[Fa
     return out
 
 
-def written(cohort: Cohort, style: str | None = None, seed: int = 0, share: float = 1.0, doubt: float = 0.0) -> Cohort:
-    """The cohort with a `report` for every case, from `facts` and meta view, sex (0 female, 1 male) and age
-    where present (no view: the first of names["image"]); style None draws one for each case, `share` as in
+def written(cohort: Cohort, style: str | None = None, seed: int = 0, share: float = 1.0, doubt: float = 0.0,
+            person: bool = True) -> Cohort:
+    """The cohort with a `report` for every case, from `facts` and meta view and, for a `person`, sex (0 female, 1 male)
+    and age, where present (no view: the first of names["image"]); style None draws one for each case, `share` as in
     `pertinent`."""
     texts, region, seen = [], region_of(cohort.names["label"]), cohort.names.get("image", ("",))[0]
     for case in range(len(cohort)):
-        rng, row = Random(f"written/{seed}/{case}"), {k: column[case] for k, column in cohort.meta.items()}
+        rng, row = Random(f"written/{seed}/{case}"), {k: column[case] for k, column in cohort.meta.items()
+                                                      if person or k not in ("sex", "age")}
         known = pertinent(facts(cohort, case, doubt), None, rng.randrange(2**31), share)
         prior = None if cohort.visit is None or cohort.visit[case] == 0 else "previous examination"
         sex, age = ("", "female", "male")[1 + int(row.get("sex", -1))], float(row["age"]) if "age" in row else None
