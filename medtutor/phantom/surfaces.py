@@ -137,7 +137,8 @@ def shaded(clouds: Cohort, size: int = 64) -> Cohort:
     spot = ((place[..., [0, 2]] * torch.tensor([1.0, -1.0]) / reach + 1) * size / 2).long().clamp(0, size - 1)
     near = (2000 * (1 - place[..., 1] / reach[..., 0])).round() + light.clamp(min=0) + 0.2  # nearness is whole
     image = near.new_zeros(len(near), size**2).scatter_reduce(1, spot[..., 1] * size + spot[..., 0], near, "amax")
-    image = -F.max_pool2d(-F.max_pool2d(image.view(-1, 1, size, size), 3, 1, 1), 3, 1, 1)  # close gaps between points
+    wide = size // 32 | 1  # of the gaps between points that are closed
+    image = -F.max_pool2d(-F.max_pool2d(image.view(-1, 1, size, size), wide, 1, wide // 2), wide, 1, wide // 2)
     return replace(clouds, image=(image % 1).float())
 
 
