@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import neurokit2 as nk
 import numpy as np
 import pytest
 import torch
@@ -58,7 +59,6 @@ def test_leads_obey_einthoven_and_goldberger_exactly(sheets):
 
 
 def test_waves_are_those_of_neurokit():
-    nk = pytest.importorskip("neurokit2")
     theirs = nk.ecg_simulate(duration=7, sampling_rate=250, noise=0, heart_rate=60, heart_rate_std=0.01,
                              method="multileads", random_state=0)
     gain = torch.tensor([  # P, Q, R, S, T of its twelve leads
@@ -78,7 +78,6 @@ def test_waves_are_those_of_neurokit():
 
 
 def test_neurokit_finds_our_beats():
-    nk = pytest.importorskip("neurokit2")
     c = ecg.cohort(4, kind="signal", prevalence=ALL)
     for case in range(4):
         found = nk.ecg_peaks(nk.ecg_clean(lead(c, "II")[case].numpy(), sampling_rate=250), sampling_rate=250)
