@@ -60,19 +60,23 @@ class PaperCohorts(Page):
         import yaml
 
         asked = yaml.safe_load((self.source() / "book" / "cohorts.yml").read_text(encoding="utf-8"))
+        parts = self.call, self.cases, self.needs
         rows = [[f"{paper['chapter']}: {escape(paper['title'])} ({escape(paper['authors'])}, {paper['year']})",
-                 "<br>".join(map(self.call, asked[paper["id"]])), "<br>".join(map(self.use, asked[paper["id"]]))]
-                for paper in self.rows("papers.yml")]
+                 *("<br>".join(map(part, asked[paper["id"]])) for part in parts)] for paper in self.rows("papers.yml")]
         return [html(table("What each paper's experiment asks of the digital patient",
-                           ["Chapter and paper", "Call", "Cases and columns"], rows, "cohorts"))]
+                           ["Chapter and paper", "Call", "Cases", "Columns"], rows, "cohorts"))]
 
     @staticmethod
     def call(row: dict) -> str:
         return f"<code>{escape(row['call'])}</code>" if "call" in row else escape(row["reason"])
 
     @staticmethod
-    def use(row: dict) -> str:
-        return escape(f"{row['n']:,}: {', '.join(row['needs'])}") if "call" in row else ""
+    def cases(row: dict) -> str:
+        return f"{row['n']:,}" if "call" in row else ""
+
+    @staticmethod
+    def needs(row: dict) -> str:
+        return escape(", ".join(row["needs"])) if "call" in row else ""
 
 
 class PatientVolume(Page):
