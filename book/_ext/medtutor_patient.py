@@ -60,23 +60,21 @@ class PaperCohorts(Page):
         import yaml
 
         asked = yaml.safe_load((self.source() / "book" / "cohorts.yml").read_text(encoding="utf-8"))
-        parts = self.call, self.cases, self.needs
-        rows = [[f"{paper['chapter']}: {escape(paper['title'])} ({escape(paper['authors'])}, {paper['year']})",
-                 *("<br>".join(map(part, asked[paper["id"]])) for part in parts)] for paper in self.rows("papers.yml")]
+        rows = [[self.head(paper, k), *self.cells(row)]
+                for paper in self.rows("papers.yml") for k, row in enumerate(asked[paper["id"]])]
         return [html(table("What each paper's experiment asks of the digital patient",
                            ["Chapter and paper", "Call", "Cases", "Columns"], rows, "cohorts"))]
 
     @staticmethod
-    def call(row: dict) -> str:
-        return f"<code>{escape(row['call'])}</code>" if "call" in row else escape(row["reason"])
+    def head(paper: dict, k: int) -> str:
+        title = f"{escape(paper['title'])} ({escape(paper['authors'])}, {paper['year']})"
+        return f"{paper['chapter']}: " + (f"the same paper, part {k + 1}" if k else title)
 
     @staticmethod
-    def cases(row: dict) -> str:
-        return f"{row['n']:,}" if "call" in row else ""
-
-    @staticmethod
-    def needs(row: dict) -> str:
-        return escape(", ".join(row["needs"])) if "call" in row else ""
+    def cells(row: dict) -> list[str]:
+        if "call" not in row:
+            return [escape(row["reason"]), "none", "none"]
+        return [f"<code>{escape(row['call'])}</code>", f"{row['n']:,}", escape(", ".join(row["needs"]))]
 
 
 class PatientVolume(Page):
