@@ -4,6 +4,12 @@ import sys
 
 import pytest
 from books import TINY, make_book
+from hypothesis import settings
+
+# `make test` tries the same examples each time; `pytest --hypothesis-profile=search` looks for others.
+settings.register_profile("fixed", derandomize=True, deadline=None)
+settings.register_profile("search", deadline=None)
+settings.load_profile("fixed")
 
 
 @pytest.fixture(autouse=True)

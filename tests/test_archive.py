@@ -8,7 +8,7 @@ import tarfile
 import zipfile
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from medtutor.data import archive, entry
@@ -230,7 +230,8 @@ def test_a_damaged_archive_is_one_sentence(unpack, kind, content):
     ("zip", as_zip(GOOD)), ("tar", as_tar(GOOD)), ("tar", as_tar(GOOD, mode="w")),
 ], ids=["zip", "tar.gz", "tar"])
 @given(place=st.floats(0, 1, exclude_max=True), value=st.integers(1, 255), keep=st.floats(0, 1), cut=st.booleans())
-@settings(deadline=None, max_examples=60)
+@example(place=0.9921875, value=1, keep=0.0, cut=False)  # of the zip: its directory lies before its start
+@settings(max_examples=60)
 def test_no_damage_escapes_as_another_error_or_another_place(tmp_path_factory, kind, content, place, value, keep, cut):
     changed = bytearray(content)
     changed[int(place * len(changed))] ^= value

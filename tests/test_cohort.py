@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
@@ -51,7 +51,6 @@ def test_it_serves_a_data_loader():
     assert torch.cat([b["label"] for b in batches]).tolist() == list(range(6))
 
 
-@settings(deadline=None)
 @given(patients=st.lists(st.integers(0, 9), min_size=3, max_size=40).filter(lambda p: len(set(p)) >= 3),
        fractions=st.sampled_from([(0.5, 0.5), (0.6, 0.2, 0.2), (0.34, 0.33), (1.0,)]), seed=st.integers(0, 5))
 def test_split_never_shares_a_patient(patients, fractions, seed):

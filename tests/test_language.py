@@ -52,7 +52,7 @@ def cases(draw):
     return region, some_facts(Random(draw(st.integers(0, 2**32))), region, draw(st.floats(0, 1)), draw(st.floats(0, 1)))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(cases(), st.sampled_from(STYLES), st.integers(0, 2**32))
 def test_facts_to_text_to_facts(case, style, seed):
     region, known = case
@@ -79,7 +79,7 @@ def test_every_fact_alone_survives(region):
                 assert read(made.text, region) == canonical([fact]), made.text
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(cases(), st.randoms(use_true_random=False))
 def test_normal_form(case, random):
     _, known = case

@@ -39,7 +39,7 @@ def shortest(rows, slot):
     return None
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(scenes(), st.integers(0, 2**16), st.integers(0, 3))
 def test_a_sentence_names_exactly_one_thing_in_as_few_words_as_can_be(scene, seed, extra):
     rows, chosen = scene

@@ -33,7 +33,7 @@ def reference(pred, mask, classes, score):
     return np.array(rows)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(MASKS)
 def test_dice_and_iou_equal_their_definition_as_sets(pair):
     pred, mask = pair
@@ -77,7 +77,7 @@ def test_hd95_equals_the_percentile_of_surface_distances(spacing):
     assert float(found) == pytest.approx(max(directed(a, b), directed(b, a)), rel=1e-5)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.sampled_from([-1.0, 0.0, 0.25, 0.5, 7.0]), st.booleans()), min_size=2, max_size=40)
        .filter(lambda rows: 0 < sum(label for _, label in rows) < len(rows)))
 def test_the_mean_of_auc_by_case_is_the_auc_with_ties(rows):
@@ -96,7 +96,7 @@ def test_auc_by_case_is_each_cases_share_of_won_comparisons():
     assert metrics.auc_by_case(score, label).tolist() == [1.0, 0.75, 0.75, 1.0]
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(hnp.arrays(np.int64, hnp.array_shapes(min_dims=3, max_dims=4, max_side=5), elements=st.integers(0, 3)))
 def test_one_hot_is_undone_by_argmax(mask):
     layers = metrics.one_hot(torch.from_numpy(mask), 4)

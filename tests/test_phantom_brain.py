@@ -19,7 +19,7 @@ def ball(shape, centre, radius):
 # ---- warps
 
 @pytest.mark.parametrize("dims", [2, 3])
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(factor=st.floats(0.4, 2.0), radius=st.floats(4.0, 5.5))
 def test_expansion_has_the_prescribed_volume_change_and_jacobian(dims, factor, radius):
     shape, centre = (48,) * dims, torch.full((1, dims), 23.5)
@@ -99,7 +99,7 @@ def test_front_moves_at_two_root_d_rho(d, rho):
     assert (seen <= 1).all()
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(c=st.floats(0.3, 4.0))
 def test_one_image_tells_only_d_times_age_and_rho_times_age(c):
     d = torch.full((1, 24, 24), 0.2)

@@ -22,7 +22,7 @@ def test_grows_with_the_grade(kind, films):
     assert (change[5] > 0.01).all()
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.sampled_from(KINDS), st.floats(0, 5), st.sampled_from([(48, 48), (40, 56)]))
 def test_keeps_shape_range_and_rows(kind, grade, shape):
     image = torch.rand(3, 2, *shape, generator=torch.Generator().manual_seed(1))

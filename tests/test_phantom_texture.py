@@ -75,7 +75,7 @@ def test_clouds_are_the_same_field_at_every_size(dims):
     assert torch.allclose(cloud(3, 0, "t", 48, 4, dims, 2)[pick], cloud(3, 0, "t", 16, 4, dims, 2), atol=1e-4)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.floats(0.3, 12), st.integers(12, 40), st.integers(12, 40))
 def test_blur_is_a_gaussian_with_repeated_edges(sigma, h, w):
     image = torch.rand(2, 3, h, w, generator=torch.Generator().manual_seed(h * w))
@@ -99,7 +99,7 @@ def test_exposure_darkens_with_dose_and_shows_bone_bright():
     assert (few - film).abs().mean() > 5 * (many - film).abs().mean()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 2**31), st.floats(0, 0.2))
 def test_boxes_are_those_of_a_loop(seed, density):
     mask = torch.rand(2, 3, 9, 13, generator=torch.Generator().manual_seed(seed)) < density

@@ -104,7 +104,7 @@ def naive(builder, points):
     return value, label
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.integers(0, 2**31))
 def test_kernels_agree_with_the_definition_of_the_parts(seed):
     builder, body = random_body(seed)
@@ -121,7 +121,7 @@ def test_kernels_agree_with_the_definition_of_the_parts(seed):
     assert torch.equal(found[1], label)
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(st.integers(0, 2**31), st.floats(-180, 180), st.sampled_from([math.inf, 700.0, 400.0]))
 def test_film_of_random_parts_is_their_integral(seed, angle, source):
     _, body = random_body(seed)
@@ -174,7 +174,7 @@ def test_windows_do_not_change_the_picture():
     assert torch.allclose(wide[:, 16:32, 16:32], narrow, atol=2e-3)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.tuples(*[st.floats(20, 60)] * 3), st.floats(-60, 60), st.sampled_from("xyz"))
 def test_ellipsoid_volume_and_shadow(radii, degrees, axis):
     b = Builder(1, ("background", "ball"), {"ct": -1000.0})

@@ -70,7 +70,7 @@ score_tables = st.tuples(st.integers(1, 4), st.integers(2, 8)).flatmap(
 
 
 @given(score_tables)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_exchanging_idea_and_baseline_flips_interval_and_verdict(pair):
     there, back = stats.paired(*pair, resamples=200), stats.paired(*pair[::-1], resamples=200)
     assert (there.idea, there.baseline) == (back.baseline, back.idea)
@@ -83,7 +83,7 @@ def test_exchanging_idea_and_baseline_flips_interval_and_verdict(pair):
 
 
 @given(score_tables, st.floats(-5, 5), st.floats(0.1, 10))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_interval_ignores_a_common_shift_and_scales_with_the_unit(pair, shift, scale):
     plain = stats.paired(*pair, resamples=200)
     moved = stats.paired(*(scale * table + shift for table in pair), resamples=200)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import lzma
 import tarfile
@@ -52,7 +53,8 @@ def unpack(archive: Path, kind: str, folder: Path, inside: str = "", *, most_byt
         if not any(folder.iterdir()):
             raise ValueError(f"it holds no file below {inside!r}")
     except Exception as error:  # the readers of archives raise a dozen kinds
-        if isinstance(error, OSError) and error.errno:
+        # A disk that is full or closed to us is not the archive's fault; a place before its start (EINVAL) is.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
         raise ValueError(f"the archive {archive.name} is refused: {error or 'it ends early'}") from error
 

@@ -60,7 +60,7 @@ def test_position_attention_is_the_double_loop(ch, seed):
         assert torch.allclose(ch.position_attention_by_loops(layer, x), expected, atol=1e-4)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 10_000), height=st.integers(1, 6), width=st.integers(1, 6))
 def test_position_attention_does_not_know_where(ch, seed, height, width):
     """Shuffled pixels in, shuffled pixels out. Detects a window, a position code, or a wrong reshape."""
@@ -94,7 +94,7 @@ def test_channel_attention_is_the_loop_over_channels(ch):
             assert torch.allclose(result[c], expected, atol=1e-5)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), channels=st.integers(2, 12))
 def test_a_channel_listens_to_itself_least(ch, seed, channels):
     """Detects the lost max-minus sign: then the own weight would be the largest of the row."""
