@@ -2,23 +2,29 @@
 
 `python benchmarks/beside_real.py [folder of public data, or $MEDTUTOR_DATA]` writes book/images/real-<modality>.jpg for
 every entry of gallery.yml with `real`, from datasets that may be shown with their credit. Signals are printed on the
-paper of the phantom, and bones are lit like its organs, so that only the content differs.
+paper of the phantom, and bones are lit like its organs, so that only the content differs. Where a dataset must not be
+shown, its measures are: real-<modality>.png compares the kidneys of the two.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from matplotlib import pyplot
+from matplotlib.figure import Figure
 from PIL import Image
+from scipy import ndimage
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from medtutor import plot
 from medtutor.data import load
-from medtutor.phantom import ecg, surfaces
+from medtutor.phantom import abdomen, ecg, surfaces
 from medtutor.phantom.gallery import modalities
 
 SIZE, COUNT, GAP = 128, 8, 4
@@ -58,10 +64,51 @@ def square(picture: Tensor) -> Tensor:
     return interpolate(picture[None, :, top:top + side, left:left + side], size=(SIZE, SIZE), mode="area")
 
 
+def kidneys(mask: Tensor, spacing: Tensor) -> Tensor:
+    """Of masks (N, D, H, W), 1 kidney and 2 tumour, with voxels of `spacing` (N, 3) mm: a row for each whole kidney
+    without a tumour, its length, breadth and thickness in mm, those of the ellipsoid with the same second moments, and
+    its volume in ml."""
+    rows = []
+    for volume, voxel in zip(mask, spacing, strict=True):
+        parts, count = ndimage.label(volume > 0)
+        for part in (torch.from_numpy(parts) == k for k in range(1, count + 1)):
+            place, content = part.nonzero() * voxel, part.sum() * voxel.prod() / 1000
+            if content > 30 and not (part & (volume == 2)).any():
+                rows.append(torch.stack([*(20 * torch.linalg.eigvalsh(place.T.cov()).flip(0)).sqrt(), content]))
+    return torch.stack(rows)
+
+
+def sizes(name: str) -> Figure:
+    """Whole kidneys, and kidney tumours, of the phantom beside those of KiTS19, whose table has the tumours' widths."""
+    real, size = load(name, view="volume"), 64
+    body = abdomen.cohort(24, size, 1, kind="volume", prevalence={"kidney tumour": 0.5})
+    classes = body.names["mask"]
+    label = {"right kidney": 1, "left kidney": 1, "kidney cyst": 1, "kidney tumour": 2}
+    own = torch.tensor([label.get(organ, 0) for organ in classes])[body.mask]
+    voxel = torch.tensor(abdomen.VOLUME_FOV).expand(len(own), 3) / size
+    tumour = 2 * ((own == 2).sum((1, 2, 3)) * voxel[0].prod() * 3 / 4 / math.pi).pow(1 / 3)  # mm, of a sphere
+    both = [(kidneys(own, voxel), tumour[tumour > 0]),
+            (kidneys(real.mask, real.meta["spacing"]), load(name).meta["size"] * 10)]
+    plot.style()
+    figure, axes = pyplot.subplots(1, 5, figsize=(plot.WIDTH, 2.6))
+    for k, (ax, title) in enumerate(zip(axes, ("length", "breadth", "thickness", "volume", "tumour"), strict=True)):
+        for x, (whole, grown) in enumerate(both):
+            values = grown if k == 4 else whole[:, k]
+            beside = x + 0.5 * (torch.arange(len(values)) * 0.618 % 1 - 0.5)
+            ax.scatter(beside, values, 7, plot.PALETTE[x], alpha=0.6, lw=0)
+            ax.plot([x - 0.35, x + 0.35], [values.median()] * 2, color="black", lw=1.5)
+        ax.set(title=f"{title}\n({'ml' if k == 3 else 'mm'})", xticks=[0, 1], xlim=(-0.6, 1.6), ylim=(0, None))
+        ax.set_xticklabels(["phantom", "real"], rotation=45, ha="right")
+    return figure
+
+
 def main() -> None:
     book = Path(__file__).parents[1] / "book" / "images"
     for name, entry in modalities().items():
         if "real" not in entry:
+            continue
+        if entry["real"].get("sizes"):
+            (book / f"real-{name}.png").write_bytes(plot.png(sizes(entry["real"]["data"])))
             continue
         shown = pictures(entry["real"]["data"], entry["real"].get("options", {})).clamp(0, 1)
         shown = shown.expand(-1, 3, -1, -1).mul(255).byte().movedim(1, -1).numpy()

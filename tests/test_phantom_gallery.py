@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from medtutor.data import find
 from medtutor.phantom import gallery, wound
 
+IMAGES = Path(__file__).parents[1] / "book" / "images"
 MODALITIES = gallery.modalities()
 CALLS = [(name, call) for name, entry in MODALITIES.items() for call in entry["calls"]]
 
@@ -51,6 +53,13 @@ def test_gallery_sheets(name):
     assert sheet.shape in ((4, 32, 32, 3), (4, 32, 32))
     assert sheet.std() > 20
     assert len({row.tobytes() for row in sheet}) == 4
+
+
+@pytest.mark.parametrize("name", [name for name, entry in MODALITIES.items() if "real" in entry])
+def test_real_pictures_are_there_and_may_be_shown(name):
+    dataset, sizes = find(MODALITIES[name]["real"]["data"]), MODALITIES[name]["real"].get("sizes")
+    assert (IMAGES / f"real-{name}.{'png' if sizes else 'jpg'}").stat().st_size > 1000
+    assert sizes or not dataset.non_commercial, f"{dataset.name} may not be shown: {dataset.licence}"
 
 
 @pytest.mark.parametrize("name", MODALITIES)

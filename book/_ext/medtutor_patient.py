@@ -41,16 +41,18 @@ class PatientGallery(Page):
         return section
 
     def real(self, name: str, modality: dict) -> list[nodes.Node]:
-        """The sheet of real pictures that benchmarks/beside_real.py made, with what its licence asks for."""
+        """The sheet of real pictures, or the figure of real sizes, that benchmarks/beside_real.py made, with what the
+        licence asks for."""
         from medtutor.data import find
 
-        entry = find(modality["real"]["data"])
-        image = nodes.image(uri=f"/book/images/real-{name}.jpg", width="100%", classes=["drawn"],
-                            alt=f"For comparison, real pictures: {entry.title}.")
-        credit = (f"{escape(entry.title)}, reduced in size; {link(entry.licence_url, entry.licence)}. "
-                  f"{escape(entry.citation)}")
-        return [nodes.paragraph("", "", nodes.strong(text="Real ones, for comparison:")), image,
-                html(f'<p class="credit">{credit}</p>')]
+        entry, sizes = find(modality["real"]["data"]), modality["real"].get("sizes")
+        head, alt, how, suffix = (
+            (f"{sizes}, beside real ones", f"Dots with medians for the phantom and for real patients: {sizes}.",
+             "measured", "png") if sizes else
+            ("Real ones, for comparison", f"For comparison, real pictures: {entry.title}.", "reduced in size", "jpg"))
+        image = nodes.image(uri=f"/book/images/real-{name}.{suffix}", width="100%", classes=["drawn"], alt=alt)
+        credit = f"{escape(entry.title)}, {how}; {link(entry.licence_url, entry.licence)}. {escape(entry.citation)}"
+        return [nodes.paragraph("", "", nodes.strong(text=f"{head}:")), image, html(f'<p class="credit">{credit}</p>')]
 
 
 class PaperCohorts(Page):

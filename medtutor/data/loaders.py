@@ -240,7 +240,8 @@ def kits19(files: Files, view: str = "table", shape: tuple[int, int, int] = (32,
     """Kidney tumours: the clinical table, or label volumes without their CT.
 
     `view="table"`: `label` malignant, and age in years, sex, body mass index, tumour size in cm, stage, days of
-    follow-up and death in `meta`. `view="volume"`: `mask` (N, D, H, W), axial, the whole field of view at `shape`.
+    follow-up and death in `meta`. `view="volume"`: `mask` (N, D, H, W), axial, the whole field of view at `shape`, and
+    `meta["spacing"]` (N, 3), the voxel size along D, H, W in mm.
     """
     _one_of("view", view, "table", "volume")
     if view == "table":
@@ -255,10 +256,13 @@ def kits19(files: Files, view: str = "table", shape: tuple[int, int, int] = (32,
                "names": {"label": ("benign", "malignant")}}
     else:
         paths = ending(files, ".nii.gz")
-        masks = [torch.from_numpy(readers.nifti(files[path], "axial")[0].astype(np.uint8)) for path in paths]
+        volumes = [readers.nifti(files[path], "axial") for path in paths]
+        masks = [torch.from_numpy(mask.astype(np.uint8)) for mask, _ in volumes]
+        spacing = torch.stack([torch.tensor(mask.shape) * torch.tensor(step) for mask, step in volumes])
         own = {"mask": torch.cat([resample(mask[None, None], shape)[0] for mask in masks]).long(),
-               "meta": {"id": [PurePosixPath(path).name.split(".")[0] for path in paths]},
-               "names": {"mask": ("background", "kidney", "tumour")}}
+               "meta": {"id": [PurePosixPath(path).name.split(".")[0] for path in paths],
+                        "spacing": spacing / torch.tensor(shape)},
+               "names": {"mask": ("background", "kidney", "tumour")}, "units": {"spacing": "mm"}}
     return Cohort(patient=numbers(own["meta"]["id"]), **own)
 
 

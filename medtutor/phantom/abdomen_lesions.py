@@ -74,7 +74,7 @@ def _mass(p: SimpleNamespace, look: tuple, site: tuple[Tensor, Tensor, Tensor], 
 def _record(p: SimpleNamespace, kind: str, radius: Tensor, z: Tensor, side: Tensor | None = None) -> None:
     """Keep severity (the radius, from 6 mm) and zone of a kind; (N, 2), right first, where `side` is left (N,)."""
     organ, on = ATLAS["lesions"][kind][0], p.has[kind]
-    grade = ((radius - 6) / (26 if organ == "liver" else 9)).clamp(0.05, 1)
+    grade = ((radius - 6) / {"liver": 26, "kidney": 15}.get(organ, 9)).clamp(0.05, 1)
     zone = _third(z, organ) if organ in _BOUNDS else torch.full_like(on, -1, dtype=torch.long)
     if side is not None:
         on, grade, zone = on[:, None] & (side[:, None] == _SIDES), grade[:, None], zone[:, None]
@@ -126,7 +126,7 @@ def add(p: SimpleNamespace) -> dict[str, Tensor]:
         for kind in (kind for kind in KINDS if ATLAS["lesions"][kind][0] == organ):
             _mass(p, p.looks[kind], (where, radius * p.size, free), p.has[kind], kind)
             _record(p, kind, radius, where[:, 2] / p.scale[:, 2], second if organ in ("lung", "breast") else None)
-    left, pole, out, free, radius = p.chance(0.5), u(-30, 30), (u(14, 20), u(-2, 8)), u(0, 1, 12), u(9, 15)
+    left, pole, out, free, radius = p.chance(0.5), u(-30, 30), (u(14, 20), u(-2, 8)), u(0, 1, 12), u(9, 21)
     here = (p.has["kidney tumour"] | p.has["kidney cyst"])[:, None] & (left[:, None] == _SIDES)
     middle = torch.where(left[:, None], *(p.at(*p.places[f"{side} kidney"][0]) for side in ("left", "right")))
     dz = pole if p.level is None else (p.level - middle[:, 2] / p.scale[:, 2] + pole / 8).clamp(-36, 36)
