@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 
+from medtutor.language import written
 from medtutor.phantom import ultrasound
 from medtutor.phantom.texture import boxes
 
@@ -157,3 +158,10 @@ def test_a_new_process_makes_the_same_patients():
 def test_bad_input_says_what_to_do(options, message):
     with pytest.raises(ValueError, match=message):
         ultrasound.cohort(1, 8, **options)
+
+
+@pytest.mark.parametrize("organ", [*ultrasound.ORGANS, ("liver", "kidney")])
+def test_reports_speak_of_the_organ_that_is_shown(organ):
+    text = " ".join(written(ultrasound.cohort(40, 16, 3, organ, prevalence=BOTH)).report).lower()
+    words = {"breast": ("breast", "fibroadenoma"), "liver": ("liver", "hepatic"), "kidney": ("kidney", "renal")}
+    assert {key for key, own in words.items() if any(word in text for word in own)} == ({organ} & {*words})

@@ -134,7 +134,8 @@ class PatientCaptions(Page):
     """A caption and a question for one case of each region, and a patient's question in Hindi mixed with English."""
 
     calls = ("abdomen.cohort(n, 32, seed)", "brain.cohort(n, 32, seed, 'slice', 'flair')",
-             "heart.cohort(n, 32, seed, frames=1)", "ultrasound.cohort(n, 32, seed)", "histology.cohort(n, 32, seed)",
+             "heart.cohort(n, 32, seed, frames=1)", "ultrasound.cohort(n, 32, seed)",
+             "ultrasound.cohort(n, 32, seed, 'liver')", "histology.cohort(n, 32, seed)",
              "fundus.cohort(n, 32, seed)", "skin.cohort(n, 32, seed)", "wound.cohort(n, 32, seed, 'clinic')",
              "endoscopy.cohort(n, 32, seed, frames=1)", "ecg.cohort(n, 32, seed, kind='signal')")
 

@@ -19,6 +19,8 @@ from medtutor.phantom.texture import Draws, boxes, cloud, lay, noise, outline
 
 ORGANS = {"breast": 22.5, "liver": 75.0, "kidney": 62.0}  # mm: half the width of a picture, which is twice as deep
 KINDS = ("benign mass", "malignant mass")
+LABELS = {"breast": KINDS, "any": ("benign lesion", "malignant lesion")} | {
+    organ: (f"benign {organ} mass", f"malignant {organ} mass") for organ in ("liver", "kidney")}
 CLASSES = ("background", *KINDS, "liver", "kidney", "renal sinus")
 ATTRIBUTES = {"size": ("small", "medium", "large"), "shape": ("round", "oval", "irregular"), "echo": (
     "anechoic", "hypoechoic", "isoechoic"), "side": ("left", "middle", "right"), "depth": ("shallow", "deep")}
@@ -32,12 +34,13 @@ def cohort(n: int, size: int = 64, seed: int = 0, organ: str | tuple[str, ...] =
     """n pictures: `image` (n, 1, size, size) in [0, 1], `mask` of `CLASSES`; patient i depends on `seed` and i only.
 
     `organ`: one of `ORGANS`, or several, of which each patient has one. geometry "linear", "fan" (black outside) or
-    None: linear for the breast, fan for the others. `nodules`, 1 to 3, are slots for masses in different columns; each
-    holds a mass with `prevalence` {"benign mass": 0.5, "malignant mass": 0.3}. `label` (n, 2) says which kinds are
-    there, names["label"] `KINDS`. `box` (n, nodules, 4), and meta lesion_mask (n, nodules, size, size), kind (n,
-    nodules), 0 or 1, and attribute (n, nodules, 5): size, shape, echo, side of the picture, depth; -1 and NaN where
-    there is none. Malignant masses are irregular, taller than wide, hypoechoic, with halo and shadow; benign ones round
-    or oval and wide, with echoes passing better the darker they are, and with shadows at their edges.
+    None: linear for the breast, fan for the others. `nodules`, 1 to 3, are slots for masses in different columns;
+    each holds a mass with `prevalence` {"benign mass": 0.5, "malignant mass": 0.3}. `label` (n, 2) says which kinds
+    are there, in names["label"], the `LABELS` of the organ or of several. `box` (n, nodules, 4), and meta
+    lesion_mask (n, nodules, size, size), kind (n, nodules), 0 or 1, and attribute (n, nodules, 5): size, shape,
+    echo, side of the picture, depth; -1 and NaN where there is none. Malignant masses are irregular, taller than
+    wide, hypoechoic, with halo and shadow; benign ones round or oval and wide, with echoes passing better the
+    darker they are, and with shadows at their edges.
     Later slots lie over earlier ones. `speckle` scales the width of the point spread, `looks` is the number of images
     that the scanner compounds (1: fully developed speckle), `gain` adds dB: another scanner. `noisy=False` shows the
     echogenicity, without speckle and blur. Meta: organ, mm_per_pixel. Raises ValueError for options out of range.
@@ -84,7 +87,8 @@ def cohort(n: int, size: int = 64, seed: int = 0, organ: str | tuple[str, ...] =
             "mm_per_pixel": torch.tensor([*ORGANS.values()])[which] * 2 / size}
     return Cohort(image=F.avg_pool2d(image, 2) * seen[:, None], mask=mask, meta=meta, box=boxes(lesion),
                   label=(kind[..., None] == torch.arange(2)).any(1).float(),
-                  names={"mask": CLASSES, "label": KINDS, "kind": KINDS} | texture.worded(ATTRIBUTES),
+                  names={"mask": CLASSES, "label": LABELS.get("".join(organs), LABELS["any"]), "kind": KINDS}
+                  | texture.worded(ATTRIBUTES),
                   units={"image": f"{RANGE:g} dB shown as 0 to 1", "mm_per_pixel": "mm"})
 
 
