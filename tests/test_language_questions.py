@@ -4,9 +4,10 @@ import re
 from random import Random
 
 import pytest
+import torch
 from test_language import REGIONS, STYLES, some_facts
 
-from medtutor.language import report
+from medtutor.language import facts, report
 from medtutor.language.known import Fact, canonical, compare, words
 from medtutor.language.questions import (
     MODALITIES,
@@ -20,6 +21,7 @@ from medtutor.language.questions import (
     vocabulary,
 )
 from medtutor.language.reader import read
+from medtutor.phantom import thorax
 
 STATES = {"is new": "new", "has worsened": "worse", "has improved": "better", "is unchanged": "unchanged",
           "has resolved": "resolved"}
@@ -192,6 +194,16 @@ def test_progress_has_one_true_statement():
             assert right == [question.answer]
             seen_other_side += len({o.split()[1] for o in question.options} & {"right", "left"}) == 2
     assert seen_other_side > 50
+
+
+def test_progress_without_prior_facts_says_what_the_report_says():
+    grade = torch.tensor([[[0.55, 0.0], [0.70, 0.0]], [[0.45, 0.0], [0.52, 0.0]]])
+    films = thorax.cohort(2, 16, 0, visits=2, severity={"mass": grade})
+    for case, word in ((1, "worse"), (3, "unchanged")):
+        (change,) = {f.change for f in facts(films, case) if f.finding == "mass"}
+        assert change == word
+        (question,) = progress(facts(films, case))
+        assert STATES[re.search(r"(?:is|has) \w+", question.answer)[0]] == word
 
 
 @pytest.mark.parametrize("kind", ["presence", "hallucination", "omission", "side", "zone", "severity", "change", None])

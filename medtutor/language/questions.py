@@ -175,12 +175,14 @@ def probe(facts, seed: int = 0, modality: str = "", region: str = "thorax") -> l
     return out + [_present(name, "no", region) for name in absent[:1] if not there]
 
 
-def progress(facts, prior_facts, seed: int = 0, region: str = "thorax") -> list[Question]:
+def progress(facts, prior_facts=None, seed: int = 0, region: str = "thorax") -> list[Question]:
     """One question for each finding with a change: four statements that differ in direction or side, one of them true.
 
-    Swapping the visits swaps "worse" and "better" and keeps "unchanged".
+    The change is that since `prior_facts`, in the steps of the grades; without them it is what the facts say, which is
+    what a report of them says. Swapping the visits swaps "worse" and "better" and keeps "unchanged".
     """
-    rng, out, facts = Random(f"progress/{seed}"), [], compare(facts, prior_facts)
+    rng, out = Random(f"progress/{seed}"), []
+    facts = canonical(facts) if prior_facts is None else compare(facts, prior_facts)
     taken = {(f.finding, f.side, f.change) for f in facts}
     for fact in (f for f in facts if f.change and _alone(f, facts)):
         wrong = [replace(fact, presence="present", change=c) for c in CHANGED if c != fact.change]

@@ -218,9 +218,10 @@ def _concluded(hand: _Hand, known: tuple[Fact, ...]) -> list[tuple[str, tuple[Fa
 def written(cohort: Cohort, style: str | None = None, seed: int = 0, share: float = 1.0, doubt: float = 0.0,
             person: bool = True) -> Cohort:
     """The cohort with a `report` for every case, from `facts` and meta view and, for a `person`, sex (0 female, 1 male)
-    and age, where present (no view: the first of names["image"]); style None draws one for each case, `share` as in
-    `pertinent`."""
-    texts, region, seen = [], region_of(cohort.names["label"]), cohort.names.get("image", ("",))[0]
+    and age, where present (no view: the first of names["image"] or names["volume"]); style None draws one for each
+    case, `share` as in `pertinent`."""
+    texts, region = [], region_of(cohort.names["label"])
+    seen = cohort.names.get("image", cohort.names.get("volume", ("",)))[0]
     for case in range(len(cohort)):
         rng, row = Random(f"written/{seed}/{case}"), {k: column[case] for k, column in cohort.meta.items()
                                                       if person or k not in ("sex", "age")}

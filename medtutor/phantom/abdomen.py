@@ -51,10 +51,10 @@ def cohort(n: int, size: int = 64, seed: int = 0, modality: str = "ct", kind: st
     body has; a slice may miss them. `prevalence` is per kind and patient (default PREVALENCE); of a cancer and its
     mimic at most one is there, the mimic at most in those without the cancer. In liver and kidney the same look means
     the opposite: a rim around a dark core is a liver tumour but a kidney cyst, an even dark ball the reverse.
-    `lesions` (fewest, most up to 4): the liver has that many lesions, described, and nothing else, radius 7 to 32 mm;
-    they and those of the kidneys lie at the level of a slice. Then meta lesion_mask (n, 6, ...) for SLOTS and
-    attribute (n, 6, 6) int64, -1 where absent, words in names["attribute_<name>"]; slices have `box` (n, 6, 4), NaN
-    where not seen. A described liver lesion has mask class "liver tumour", whatever its density.
+    `lesions` (fewest, most up to 4): the liver has that many lesions, described, and nothing else, radius 7 to 32
+    mm; they and those of the kidneys lie at the level of a slice. Then meta lesion_mask (n, 6, ...) for SLOTS and
+    attribute (n, 6, 6) int64, -1 where none is to be seen, words in names["attribute_<name>"]; slices have `box`
+    (n, 6, 4), NaN where not seen. A described liver lesion has mask class "liver tumour", whatever its density.
     `landmark`: for slices (n, 13, 2), the mean pixel of each of ORGANS, NaN where not in the slice; for volumes (n,
     36, 3) x, y, z in voxels (also outside the volume), points fixed in the frames of five organs and a vertebra, which
     correspond between patients.
@@ -101,12 +101,13 @@ def cohort(n: int, size: int = 64, seed: int = 0, modality: str = "ct", kind: st
     units["image"] = units["volume"] = "MR signal, 0 to 1" if modality != "ct" else (
         "HU / 1000" if window is None else f"HU, window {window[0]} to {window[1]} shown as 0 to 1")
     mask, box, landmark = abdomen_lesions.CLASS_OF[made[0][1]], None, None
-    names |= {"mask": CLASSES} | ({field: ("arterial", "portal venous", "delayed")} if phases else {})
+    names |= {"mask": CLASSES, field: ("arterial", "portal venous", "delayed") if phases else (modality,)}
     if lesions is not None:
         slot = abdomen_lesions.SLOT_OF[made[0][1]]
-        meta |= {"lesion_mask": torch.stack([slot == k for k in range(6)], 1), "attribute": told}
+        lesion = torch.stack([slot == k for k in range(6)], 1)
+        meta |= {"lesion_mask": lesion, "attribute": torch.where(lesion.flatten(2).any(2)[..., None], told, -1)}
         names |= {"box": abdomen_lesions.SLOTS} | worded(ATTRIBUTES)
-        box = boxes(meta["lesion_mask"]) if flat else None
+        box = boxes(lesion) if flat else None
     if flat:
         landmark, names["landmark"] = _middles(mask), ORGANS
     elif marks:

@@ -26,8 +26,8 @@ def made(call: str, n: int, size: int = 64, seed: int = 0) -> Cohort:
     from medtutor.language import written
 
     names = {name: getattr(medtutor.phantom, name) for name in dir(medtutor.phantom) if name in call}
-    return eval(call, {**names, "Cohort": Cohort, "torch": torch, "written": written},  # our own tables only
-                {"n": n, "size": size, "seed": seed})
+    return eval(call, {**names, "Cohort": Cohort, "torch": torch, "written": written,
+                       "n": n, "size": size, "seed": seed})  # our own tables only
 
 
 def sheet(name: str, n: int = 12, size: int = 96, seed: int = 0) -> ndarray:

@@ -121,9 +121,10 @@ def rings(nodes: tuple[int, ...] = (24, 24, 16)) -> Tensor:
 
 
 def occluded(films: Cohort, kind: str = "white", share: float = 0.3, seed: int = 0) -> Cohort:
-    """Films of `thorax.cohort` with those rows of one lung, drawn, hidden that hold `share` of its area: "white" the
-    lowest, as a large effusion would, "black" any, by a black box. Landmarks and masks stay what they were;
-    meta["hidden"] (N, H, W) says where. Raises ValueError for another kind or share."""
+    """Films of `thorax.cohort` with those rows of one lung, drawn, hidden that hold `share` of its mask: "white" the
+    lowest, by a white patch as wide as the lung (half of it lies where the diaphragm hides the lung anyway), "black"
+    any, by a black box. Landmarks and masks stay what they were; meta["hidden"] (N, H, W) says where. Raises ValueError
+    for another kind or share."""
     if kind not in ("white", "black") or not 0 < share < 1:
         raise ValueError(f'kind must be "white" or "black" and share between 0 and 1, but got {kind!r} and {share}')
     draws, black = Draws(len(films), seed, "occluded", 4), kind == "black"
