@@ -265,3 +265,17 @@ def test_structures_change_nothing_else():
     assert torch.equal(plain.landmark, more.landmark)
     assert torch.equal(plain.mask, more.mask[:, :-2])
     assert more.mask[:, -2:].any((2, 3)).all()
+
+
+def test_ct_numbers_are_those_of_tissues():
+    """Also where vessels cross: only bone, or a device, is dense."""
+    plain, worn = (thorax.cohort(40, 64, 0, "ct", noisy=False, level="heart", device=device)
+                   for device in (None, {"pacemaker": 1.0, "chest drain": 1.0}))
+    hard = [plain.names["mask"].index(name) for name in ("background", "bone", "fracture")]
+    soft = ~torch.isin(plain.mask, torch.tensor(hard))
+    assert plain.image.min() >= -1
+    assert plain.image.max() <= 1.45
+    assert plain.image[:, 0][soft].max() <= 0.12
+    assert worn.image.max() > 2
+    same = (worn.image - plain.image).abs().flatten(1) < 1e-5
+    assert (same.float().mean(1) > 0.97).all()

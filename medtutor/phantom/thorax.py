@@ -18,13 +18,13 @@ from torch import Tensor
 from medtutor.cohort import Cohort
 from medtutor.phantom.corruptions import low_dose
 from medtutor.phantom.texture import Draws, blur, boxes, chances, cloud, noise
-from medtutor.phantom.thorax_anatomy import DEVICES, ORGANS, STRUCTURES, build
+from medtutor.phantom.thorax_anatomy import CORTEX, DEVICES, ORGANS, STRUCTURES, build
 from medtutor.phantom.thorax_findings import FINDINGS, NAMED, SIDED, SIDES, TABLES, WHOLE
 from medtutor.render.body import Body, rotation
 from medtutor.render.shape import stack
 
 __all__ = ["COURSES", "CT_CLASSES", "DEVICES", "FINDINGS", "FOV", "ORGANS", "SIDED", "SIDES", "SITES", "STRUCTURES",
-           "WHOLE", "build", "cohort", "patients"]
+           "WHOLE", "build", "cohort", "patients", "plausible"]
 
 CT_CLASSES = ("background", "right lung", "left lung", "heart", "aorta", "trachea", "bone", "mediastinum", "liver",
               "stomach", *SIDED, "edema", "fibrosis", "hernia")
@@ -313,6 +313,17 @@ def _outlines(masks: Tensor, nodes: tuple[int, int, int] | None) -> Tensor:
     return torch.cat(made, 1)
 
 
+def plausible(value: Tensor, label: Tensor, organs: tuple[str, ...], meta: dict[str, Tensor]) -> Tensor:
+    """HU (N, ...) that a scanner could measure. Parts of the body add up, so where some overlap, such as vessels at the
+    hilum, their sum is cut: nothing is thinner than air, and only bone is denser than 120 HU, or all that a device of
+    the patient may be."""
+    hard = [o in ("background", "bone", "spine") or "ribs" in o or "fracture" in o for o in organs]
+    worn = torch.stack([meta[f"device_{name}".replace(" ", "_")] > 0 for name in DEVICES]).any(0)
+    roof = torch.where(worn[:, None], math.inf, torch.where(torch.tensor(hard), CORTEX, 120.0))
+    rows = torch.arange(len(value)).view(-1, *[1] * (label.ndim - 1))
+    return torch.minimum(value.clamp(min=-1000.0), roof[rows, label])
+
+
 def _tomograms(bodies: Body, size: int, seed: int, stream: str, kind: str, level, noisy: bool, jitter: float, dose,
                pose: Draws, common: dict, heights: dict[str, Tensor]) -> Cohort:
     n, meta = bodies.n, common["meta"]
@@ -325,6 +336,7 @@ def _tomograms(bodies: Body, size: int, seed: int, stream: str, kind: str, level
     meta["spacing"] = FOV / size * meta["scale"]
     if kind == "volume":
         value, mask = bodies.volume(size, (320.0, FOV, FOV))
+        value = plausible(value, mask, bodies.organs, meta)
         if noisy:
             thick = noise(n, seed, f"ct{stream}", (size,) * 3)
             value = value + 12 * thick / torch.as_tensor(dose).expand(n).sqrt()[:, None, None, None]
@@ -339,6 +351,7 @@ def _tomograms(bodies: Body, size: int, seed: int, stream: str, kind: str, level
         raise ValueError(f"level must be in mm or one of {', '.join(LEVELS)}, but got {level!r}")
     level = torch.as_tensor(LEVELS[level] if isinstance(level, str) else level, dtype=torch.float64)
     value, mask = bodies.slice(level, size, FOV)
+    value = plausible(value, mask, bodies.organs, meta)
     if noisy:
         value = value + 8 * cloud(n, seed, f"ct{stream}", size, 12, octaves=2)
         value = low_dose(value, FOV / size, dose, seed, f"ct{stream}")

@@ -70,6 +70,7 @@ def cohort(n: int, size: int = 64, seed: int = 0, angles: tuple[float, ...] = (0
     common["names"] |= {"landmark": MARKS, "projected": LAYERS, "mask": ("background", *ORGANS)}
     if depth:
         value, label = bodies.volume(depth, fov)
+        value = thorax.plausible(value, label, bodies.organs, meta)
         value = value + 12 * noise(n, seed, "views ct", (depth,) * 3) * noisy
         owner = torch.tensor([[_owner(o, side) for o in bodies.organs] for side in thorax.SIDES])
         common |= {"volume": value[:, None] / 1000, "mask": owner[(torch.arange(depth) * 2 >= depth).long(), label]}
