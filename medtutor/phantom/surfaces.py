@@ -59,9 +59,10 @@ def cohort(n: int, size: int = 32, seed: int = 0, organs: tuple[str, ...] = ORGA
     if set(organs) - set(ORGANS) or not organs:
         raise ValueError(f"choose organs from {', '.join(ORGANS)}, but got {organs}")
     (ways, faces), bodies, made = sphere(vertices), _bodies(n, seed), []
+    seen = [_labels(body, torch.zeros(n, 3), torch.tensor(COARSE).double().expand(n, 3), 60).short() for body in bodies]
     for k, organ in enumerate(organs):
         body = bodies[organ in CHEST]
-        middle, radius = _star(body, organ, ways)
+        middle, radius = _star(body, organ, ways, seen[organ in CHEST])
         mesh = _eased(radius, faces)[..., None] * ways
         spacing = 2.06 * mesh.abs().amax((1, 2)) / size
         chance = rows(n, seed, f"surfaces {organ}", 4 * points).double().view(n, points, 4)
@@ -69,7 +70,7 @@ def cohort(n: int, size: int = 32, seed: int = 0, organs: tuple[str, ...] = ORGA
         off = 0.4 * noisy * torch.special.ndtri(chance[..., 3:].clamp(1e-4, 1 - 1e-4))
         meta = {"points": place + off * normal, "normals": normal, "area_cm2": area / 100, "volume_ml": content / 1000,
                 "spacing": spacing, "centre": middle}
-        grid = _near(body, middle, spacing[:, None].expand(n, 3), size, organ)
+        grid = _is(_labels(body, middle, spacing[:, None].expand(n, 3), size), body, organ)
         made.append(Cohort(volume=grid[:, None].float(), landmark=mesh.float(), label=torch.full((n,), k),
                            meta={key: value.float() for key, value in meta.items()}))
     whole, order = Cohort.cat(made), torch.arange(n * len(organs)).view(-1, n).T.reshape(-1)
@@ -160,20 +161,22 @@ def _is(label: Tensor, body: Body, organ: str) -> Tensor:
     return torch.tensor([name.startswith(organ) for name in body.organs])[label]
 
 
-def _near(body: Body, middle: Tensor, cell: Tensor, size: int, organ: str) -> Tensor:
-    """The occupancy (N, size, size, size) of an organ in a box of voxels of `cell` (N, 3) mm about a point (N, 3)."""
-    return _is(body.moved(torch.diag_embed(cell), -middle / cell).volume(size, float(size))[1], body, organ)
+def _labels(body: Body, middle: Tensor, cell: Tensor, size: int) -> Tensor:
+    """Labels (N, size, size, size) in a box of voxels of `cell` (N, 3) mm about a point (N, 3)."""
+    return body.moved(torch.diag_embed(cell), -middle / cell).volume(size, float(size))[1]
 
 
-def _star(body: Body, organ: str, ways: Tensor) -> tuple[Tensor, Tensor]:
+def _star(body: Body, organ: str, ways: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
     """Middle (N, 3) of an organ, the mean of its voxels, and the distance (N, V) in mm from there to where the ray in
-    each direction leaves it for good: where the occupancy of a fine grid, blurred by a voxel, falls through a half."""
+    each direction leaves it for good: where the occupancy of a fine grid, blurred by a voxel, falls through a half.
+    `seen` are the labels of a COARSE grid of the whole body."""
     coarse, axis = torch.tensor(COARSE).double(), torch.arange(60).double() - 29.5
-    voxel = _near(body, torch.zeros(body.n, 3), coarse.expand(body.n, 3), 60, organ).double()
+    voxel = _is(seen.long(), body, organ).double()
     shadow = torch.stack([voxel.sum(rest) for rest in ((1, 2), (1, 3), (2, 3))], 1)
     middle = shadow @ axis / shadow.sum(2) * coarse
     half = torch.where(shadow > 0, axis * coarse[:, None] - middle[..., None], 0.0).abs().amax(2) + coarse
-    fine = F.avg_pool3d(_near(body, middle, half / (FINE / 2), FINE, organ)[:, None].float(), 3, 1, 1)
+    fine = _is(_labels(body, middle, half / (FINE / 2), FINE), body, organ)
+    fine = F.avg_pool3d(fine[:, None].float(), 3, 1, 1)
     step = half.norm(dim=1)[:, None] / (2 * FINE)
     place = ways[:, None] * torch.arange(2 * FINE)[:, None] * (step / half)[:, None, None]
     seen = F.grid_sample(fine, place[:, None].float(), align_corners=False)[:, 0, 0]
