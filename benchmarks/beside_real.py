@@ -90,6 +90,7 @@ def sizes(name: str) -> Figure:
     both = [(kidneys(own, voxel), tumour[tumour > 0]),
             (kidneys(real.mask, real.meta["spacing"]), load(name).meta["size"] * 10)]
     plot.style()
+    pyplot.rcParams["savefig.dpi"] = 165
     figure, axes = pyplot.subplots(1, 5, figsize=(plot.WIDTH, 2.6))
     for k, (ax, title) in enumerate(zip(axes, ("length", "breadth", "thickness", "volume", "tumour"), strict=True)):
         for x, (whole, grown) in enumerate(both):

@@ -57,7 +57,7 @@ def cohort(n: int, size: int = 64, seed: int = 0, modality: str = "ct", kind: st
     (n, 6, 4), NaN where not seen. A described liver lesion has mask class "liver tumour", whatever its density.
     `landmark`: for slices (n, 13, 2), the mean pixel of each of ORGANS, NaN where not in the slice; for volumes (n,
     36, 3) x, y, z in voxels (also outside the volume), points fixed in the frames of five organs and a vertebra, which
-    correspond between patients.
+    correspond between patients; the centre of a kidney lies in its sinus, that of the liver may lie in a vessel.
 
     `situs`: probability of a mirrored patient (situs inversus); organs and their labels are mirrored together, so that
     the left kidney is always the one away from the liver. `twin_kidneys`: stylised anatomy for long-range tasks. The

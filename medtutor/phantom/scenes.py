@@ -208,6 +208,7 @@ def _match(draws: Draws, size: int, seed: int, late: float, noisy: bool) -> tupl
     image, mask = (v.gather(3, column.expand_as(v)) for v in (both.image, both.mask[:, None].float()))
     light = image.mean(1, True) / ((image * mask).mean((1, 2, 3)) / mask.mean((1, 2, 3))).view(-1, 1, 1, 1)
     image = blend(image, colours[hue.flatten()] * light, 0.9 * blur(mask, 0.8 * size / 64)[:, 0])
-    image = torch.lerp(image[::2], image[1::2], torch.sigmoid(x * 20).float())
+    around = (image * (1 - mask)).sum((2, 3), True) / (1 - mask).sum((2, 3), True)
+    image = torch.lerp(image[::2], image[1::2] * around[::2] / around[1::2], torch.sigmoid(x * 12).float()).clamp(max=1)
     image = blend(image, colours[hue[row, target]], torch.sigmoid((0.12 - torch.hypot(x + corner, y + corner)) * size))
     return image, mask.view(n, 2, size, size)[row, target], {"target": target, "hue": hue}, {"hue": (*HUES,)}
