@@ -63,9 +63,10 @@ def cohort(n: int, size: int = 64, seed: int = 0, modality: str = "xray", view: 
 
     `label` (N, 15) is 1 where a finding is present; `box` (N, 15, 4) bounds the masks of 2D images, both sides in
     one (`language.phrases` parts them). `prevalence` is per finding and patient; `severity` overrides it, 0 where
-    absent: (n, 2) for right and left, (n,) for the findings of WHOLE, or for each visit (n, visits, 2) and (n,
-    visits); findings it leaves out are absent. `course`: how findings develop over visits, a name of COURSES or
-    their indices (n, 15); None draws them (none with severities per visit).
+    absent, 0.3 to 1 where drawn, and larger for larger findings: (n, 2) for right and left, (n,) for the findings
+    of WHOLE, or for each visit (n, visits, 2) and (n, visits); findings it leaves out are absent. `course`: how
+    findings develop over visits, a name of COURSES or their indices (n, 15); None draws them (none with severities
+    per visit).
     `marker`: a letter in a corner; `device` per name of DEVICES; `sex`: male; each a probability or (n,) values.
     `age` in years: a range or (n,); below 16 the body is a child's. `site` 0 to 3 (SITES): one or (n,), None draws it.
     `noisy=False` leaves out noise, texture and exposure differences, `jitter` scales positioning differences.
