@@ -1,11 +1,14 @@
 """Fixtures that several test files share."""
 
+import signal
 import sys
 
 import pytest
 from books import TINY, make_book
 from hypothesis import settings
 
+# A shell that starts the tests in the background lets them ignore Ctrl-C, and all that they start inherits that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # `make test` tries the same examples each time; `pytest --hypothesis-profile=search` looks for others.
 settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.register_profile("search", deadline=None)
