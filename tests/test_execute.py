@@ -117,14 +117,18 @@ def test_a_stopped_run_leaves_no_kernel_behind(tmp_path, monkeypatch, number, st
     run = subprocess.Popen([sys.executable, "-m", "medtutor", "run", "01"], cwd=tmp_path, stderr=subprocess.PIPE,
                            text=True, env=os.environ | {"MEDTUTOR_TEST": mark})
     wait_until(lambda: (tmp_path / "started").exists() or run.poll() is not None)
-    assert {process.pid for process in processes_with(mark)} > {run.pid}  # the run and its kernel
-    run.send_signal(number)
-    errors = run.communicate(timeout=60)[1]
-    assert run.returncode == status, errors
-    assert said in errors
-    assert "Traceback" not in errors
-    assert "IPKernelApp" not in errors
-    wait_until(lambda: not processes_with(mark), seconds=10)
+    try:
+        assert {process.pid for process in processes_with(mark)} > {run.pid}  # the run and its kernel
+        run.send_signal(number)
+        errors = run.communicate(timeout=60)[1]
+        assert run.returncode == status, errors
+        assert said in errors
+        assert "Traceback" not in errors
+        assert "IPKernelApp" not in errors
+        wait_until(lambda: not processes_with(mark), seconds=10)
+    finally:
+        for process in processes_with(mark):
+            process.kill()
     assert printed(tmp_path / "runs" / "01-x-cpu.ipynb")[1] == "early\n"
 
 

@@ -49,7 +49,7 @@ CELLS = {
     "disk": ("for n in range(9999):\n    for folder in ('/tmp', '/dev/shm', '/', '/var/tmp', '/dev'):\n"
              "        try:\n            open(f'{folder}/{n}', 'wb').write(bytes(10**7))\n        except OSError: pass",
              REST),
-    "output": ("for _ in range(1000):\n    print('x' * 10**6)\n" + DICE, ALL),
+    "output": ("for _ in range(200):\n    print('x' * 10**6)\n" + DICE, ALL),
     "suicide": ("import os\nos._exit(0)", NOTHING),
     "murder": ("import os\nfor number in range(1, 9):\n    try: os.kill(number, 9)\n    except OSError: pass\n"
                "os.kill(os.getppid(), 9)\nos.kill(os.getpid(), 9)", NOTHING),
