@@ -8,7 +8,6 @@ shown, its measures are: real-<modality>.png compares the kidneys of the two.
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 from dataclasses import replace
@@ -64,31 +63,35 @@ def square(picture: Tensor) -> Tensor:
     return interpolate(picture[None, :, top:top + side, left:left + side], size=(SIZE, SIZE), mode="area")
 
 
+def axes_of(solid: Tensor, voxel: Tensor) -> Tensor:
+    """The axes (3,) in mm, the longest first, of the ellipsoid with the second moments of a solid (D, H, W), whose
+    voxels have the size `voxel` (3,) mm."""
+    return (20 * torch.linalg.eigvalsh((solid.nonzero() * voxel).T.cov()).flip(0)).sqrt()
+
+
 def kidneys(mask: Tensor, spacing: Tensor) -> Tensor:
     """Of masks (N, D, H, W), 1 kidney and 2 tumour, with voxels of `spacing` (N, 3) mm: a row for each whole kidney
-    without a tumour, its length, breadth and thickness in mm, those of the ellipsoid with the same second moments, and
-    its volume in ml."""
+    without a tumour, its length, breadth and thickness in mm and its volume in ml."""
     rows = []
     for volume, voxel in zip(mask, spacing, strict=True):
         parts, count = ndimage.label(volume > 0)
         for part in (torch.from_numpy(parts) == k for k in range(1, count + 1)):
-            place, content = part.nonzero() * voxel, part.sum() * voxel.prod() / 1000
+            content = part.sum() * voxel.prod() / 1000
             if content > 30 and not (part & (volume == 2)).any():
-                rows.append(torch.stack([*(20 * torch.linalg.eigvalsh(place.T.cov()).flip(0)).sqrt(), content]))
+                rows.append(torch.cat([axes_of(part, voxel), content[None]]))
     return torch.stack(rows)
 
 
 def sizes(name: str) -> Figure:
-    """Whole kidneys, and kidney tumours, of the phantom beside those of KiTS19, whose table has the tumours' widths."""
+    """Whole kidneys, and the largest diameters of kidney tumours, of the phantom beside those of KiTS19, whose tumours
+    are those of its table, as radiologists measured them."""
     real, size = load(name, view="volume"), 64
     body = abdomen.cohort(24, size, 1, kind="volume", prevalence={"kidney tumour": 0.5})
-    classes = body.names["mask"]
     label = {"right kidney": 1, "left kidney": 1, "kidney cyst": 1, "kidney tumour": 2}
-    own = torch.tensor([label.get(organ, 0) for organ in classes])[body.mask]
+    own = torch.tensor([label.get(organ, 0) for organ in body.names["mask"]])[body.mask]
     voxel = torch.tensor(abdomen.VOLUME_FOV).expand(len(own), 3) / size
-    tumour = 2 * ((own == 2).sum((1, 2, 3)) * voxel[0].prod() * 3 / 4 / math.pi).pow(1 / 3)  # mm, of a sphere
-    both = [(kidneys(own, voxel), tumour[tumour > 0]),
-            (kidneys(real.mask, real.meta["spacing"]), load(name).meta["size"] * 10)]
+    tumours = torch.stack([axes_of(mask == 2, voxel[0])[0] for mask in own if (mask == 2).sum() > 3])
+    both = [(kidneys(own, voxel), tumours), (kidneys(real.mask, real.meta["spacing"]), load(name).meta["size"] * 10)]
     plot.style()
     pyplot.rcParams["savefig.dpi"] = 165
     figure, axes = pyplot.subplots(1, 5, figsize=(plot.WIDTH, 2.6))
@@ -110,6 +113,7 @@ def main() -> None:
             continue
         if entry["real"].get("sizes"):
             (book / f"real-{name}.png").write_bytes(plot.png(sizes(entry["real"]["data"])))
+            print(f"real-{name}.png: sizes in {entry['real']['data']}")
             continue
         shown = pictures(entry["real"]["data"], entry["real"].get("options", {})).clamp(0, 1)
         shown = shown.expand(-1, 3, -1, -1).mul(255).byte().movedim(1, -1).numpy()

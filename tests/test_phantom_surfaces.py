@@ -70,6 +70,21 @@ def test_vertices_have_the_same_direction_in_every_patient(few):
     assert 642 - len(edges) // 2 + len(faces) == 2  # Euler: a sphere
 
 
+def test_cliffs_become_slopes_and_what_is_round_stays():
+    ways, faces = surfaces.sphere(2562)
+    round_ = 1 / (ways / torch.tensor([30.0, 25.0, 60.0])).norm(dim=1)[None]  # an ellipsoid as long as a kidney
+    assert torch.allclose(surfaces._eased(round_, faces), round_, rtol=1e-6)
+    spike = torch.full((1, 2562), 30.0).double()
+    spike[0, 7] = 60.0
+    assert surfaces._eased(spike, faces).max() - 30 < 0.2 * 30
+    cliff = torch.where(ways[:, 0] > 0.1, 30.0, 60.0)[None]
+    eased, edge = surfaces._eased(cliff, faces), faces[:, :2]
+    steps = [(one[0, edge[:, 0]] / one[0, edge[:, 1]]).log().abs().max() for one in (cliff, eased)]
+    assert steps[1] < 0.5 * steps[0]
+    far = (ways[:, 0] - 0.1).abs() > 0.5
+    assert torch.equal(eased[0, far], cliff[0, far])
+
+
 @pytest.mark.parametrize("vertices", [42, 162, 642])
 def test_area_and_volume_of_a_sphere_converge(vertices):
     ways, faces = surfaces.sphere(vertices)

@@ -59,10 +59,11 @@ def cohort(n: int, size: int = 32, seed: int = 0, organs: tuple[str, ...] = ORGA
     if set(organs) - set(ORGANS) or not organs:
         raise ValueError(f"choose organs from {', '.join(ORGANS)}, but got {organs}")
     (ways, faces), bodies, made = sphere(vertices), _bodies(n, seed), []
-    seen = [_labels(body, torch.zeros(n, 3), torch.tensor(COARSE).double().expand(n, 3), 60).short() for body in bodies]
+    cell = torch.tensor(COARSE).double().expand(n, 3)
+    coarse = [_labels(body, torch.zeros(n, 3), cell, 60).short() for body in bodies]
     for k, organ in enumerate(organs):
         body = bodies[organ in CHEST]
-        middle, radius = _star(body, organ, ways, seen[organ in CHEST])
+        middle, radius = _star(body, organ, ways, coarse[organ in CHEST])
         mesh = _eased(radius, faces)[..., None] * ways
         spacing = 2.06 * mesh.abs().amax((1, 2)) / size
         chance = rows(n, seed, f"surfaces {organ}", 4 * points).double().view(n, points, 4)
@@ -166,12 +167,12 @@ def _labels(body: Body, middle: Tensor, cell: Tensor, size: int) -> Tensor:
     return body.moved(torch.diag_embed(cell), -middle / cell).volume(size, float(size))[1]
 
 
-def _star(body: Body, organ: str, ways: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+def _star(body: Body, organ: str, ways: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
     """Middle (N, 3) of an organ, the mean of its voxels, and the distance (N, V) in mm from there to where the ray in
     each direction leaves it for good: where the occupancy of a fine grid, blurred by a voxel, falls through a half.
-    `seen` are the labels of a COARSE grid of the whole body."""
+    `label` (N, 60, 60, 60) is that of a COARSE grid of the whole body."""
     coarse, axis = torch.tensor(COARSE).double(), torch.arange(60).double() - 29.5
-    voxel = _is(seen.long(), body, organ).double()
+    voxel = _is(label.long(), body, organ).double()
     shadow = torch.stack([voxel.sum(rest) for rest in ((1, 2), (1, 3), (2, 3))], 1)
     middle = shadow @ axis / shadow.sum(2) * coarse
     half = torch.where(shadow > 0, axis * coarse[:, None] - middle[..., None], 0.0).abs().amax(2) + coarse

@@ -191,7 +191,7 @@ def _radiographs(bodies: Body, size: int, seed: int, stream: str, view, noisy: b
     layers = torch.cat([masks[:, :3], found, *(part[name][:, None] for name in structures)], 1)
     image = _developed(line, masks[:, :2].any(1), look, seed, stream, noisy, meta, size)
     image = _framed(image, look, pose, meta, noisy)
-    if view in ("AP", "lateral"):
+    if view in ("AP", "lateral"):  # PA, the usual one, goes without saying in a report
         common["names"]["image"] = (view,)
     common["names"] |= {"mask": (*wanted[:3], *FINDINGS, *structures),
                         "landmark": tuple(f"{o} {j}" for o, count in zip(wanted, nodes or 3 * (OUTLINE,), strict=False)

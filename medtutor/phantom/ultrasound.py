@@ -87,8 +87,8 @@ def cohort(n: int, size: int = 64, seed: int = 0, organ: str | tuple[str, ...] =
             "mm_per_pixel": torch.tensor([*ORGANS.values()])[which] * 2 / size}
     return Cohort(image=F.avg_pool2d(image, 2) * seen[:, None], mask=mask, meta=meta, box=boxes(lesion),
                   label=(kind[..., None] == torch.arange(2)).any(1).float(),
-                  names={"mask": CLASSES, "label": LABELS.get("".join(organs), LABELS["any"]), "kind": KINDS}
-                  | texture.worded(ATTRIBUTES),
+                  names={"mask": CLASSES, "label": LABELS[organs[0] if len(organs) == 1 else "any"],
+                         "kind": KINDS} | texture.worded(ATTRIBUTES),
                   units={"image": f"{RANGE:g} dB shown as 0 to 1", "mm_per_pixel": "mm"})
 
 
