@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy.ndimage import distance_transform_edt
 
+from medtutor.language import written
 from medtutor.phantom import abdomen
 from medtutor.phantom.abdomen_anatomy import build
 from medtutor.phantom.texture import Draws
@@ -337,3 +338,19 @@ def test_another_process_makes_the_same_patients():
 def test_bad_input_says_what_to_do(options, match):
     with pytest.raises(ValueError, match=match):
         abdomen.cohort(2, 16, **options)
+
+
+@pytest.mark.parametrize("kind", ["slice", "volume"])
+def test_only_lesions_that_are_seen_are_described(kind):
+    c = abdomen.cohort(60, 40, 3, kind=kind, level=10.0 if kind == "slice" else None, lesions=(1, 3))
+    seen = c.meta["lesion_mask"].flatten(2).any(2)
+    assert torch.equal(seen, (c.meta["attribute"] >= 0).any(2))
+    assert seen.any()
+    assert not seen.all()
+
+
+def test_reports_name_the_examination():
+    for options, words in (({}, "CT"), ({"modality": "mr"}, "MR"), ({"modality": "mr-t1"}, "T1"),
+                           ({"modality": "mr", "kind": "volume"}, "MR"), ({"phases": True}, "hase")):
+        reports = written(abdomen.cohort(6, 16, 1, **options), style="prose").report
+        assert all(words in report for report in reports), (options, reports[0])
